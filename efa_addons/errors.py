@@ -1,0 +1,24 @@
+"""The errors and warnings of efa_addons."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EFAError(ValueError):
+    """Input that EFA cannot serve; the message names what was given, expected, and what to do."""
+
+
+class EFAWarning(UserWarning):
+    """A result that is computed, but no longer carries every promise (see the message)."""
+
+
+def unknown_names(kind: str, given: Iterable[str], known: Iterable[str]) -> EFAError:
+    """An `EFAError` for names that do not exist, with the nearest known ones."""
+    known = sorted(known)
+    parts = []
+    for name in sorted(given):
+        near = difflib.get_close_matches(name, known, n=1)
+        parts.append(f"'{name}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
+    return EFAError(f"unknown {kind} {', '.join(parts)}; known: {', '.join(known)}.")

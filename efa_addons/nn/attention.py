@@ -1,0 +1,268 @@
+"""EuclideanFastAttention: global equivariant attention over the atoms of each graph, at linear cost."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Optional
+
+import torch
+from torch import Tensor, nn
+
+from efa_addons.errors import EFAError, EFAWarning, unknown_names
+from efa_addons.ops.activations import ACTIVATIONS, gate
+from efa_addons.nn.checks import check_graphs, check_inputs, largest_distance
+from efa_addons.nn.features import Dense, FeatureType, Select, components_of
+from efa_addons.nn.tensor_integration import TensorIntegration
+from efa_addons.ops.erope import default_frequencies
+from efa_addons.ops.graphs import center_positions, graph_blocks
+from efa_addons.ops.harmonics import spherical_harmonics
+from efa_addons.ops.lebedev import grid_tensors, lebedev_num_for, max_phase_for
+from efa_addons.ops.quadrature import attend, attend_harmonics
+
+
+def _change_type(kind: FeatureType, max_degree: int | None, pseudotensors: bool | None, name: str) -> FeatureType:
+    if max_degree is not None and not 0 <= max_degree <= kind.max_degree:
+        raise EFAError(
+            f"max_degree_{name}={max_degree} is impossible: the features reach degree {kind.max_degree}; "
+            f"give 0 to {kind.max_degree}, or None for all."
+        )
+    return FeatureType(
+        kind.max_degree if max_degree is None else max_degree,
+        kind.pseudotensors if pseudotensors is None else pseudotensors,
+        kind.num_features,
+    )
+
+
+class EuclideanFastAttention(nn.Module):
+    """EFA(n) = Σ_m λ_m D_qk^(-1/2) rot_u(q_n) · Σ_n' rot_u(k_n') ⊗ v_n' (arXiv:2412.08541, Eqs. 13-20; Eq. 23 below).
+
+    Args:
+        num_features: F of the input.
+        max_degree: highest degree L of the input.
+        include_pseudotensors: the input has both parities (P = 2).
+        max_length: largest interatomic distance (Å) for which rotational invariance is promised.
+        max_frequency: b_max in radians; frequencies are linspace(0, b_max, F_qk/2)/max_length.
+        lebedev_num: number of points of the Lebedev grid; none given: the smallest grid that meets `tolerance`.
+        tolerance: error of the quadrature at the distance max_length.
+        frequencies_trainable: frequencies become a parameter. They can outgrow the grid: then a warning is given.
+        parametrized: learned projections to q, k, v; otherwise all three are the input.
+        num_features_qk, num_features_v: features of q and k (even), and of v; none given: F.
+        max_degree_qk, max_degree_v: highest degree kept in q and k, and in v; none given: L.
+        include_pseudotensors_qk, include_pseudotensors_v: True: both parities (zeros where the input has none), False: true
+            tensors only, none given: as the input.
+        activation: equivariant activation of q and k, by name (`efa_addons.ops.activations`).
+        tensor_integration: couple with Y(u) under the integral, with the ti_ options below:
+        ti_max_degree_sph, ti_max_degree: highest degree of Y and of the output; none given: L.
+        ti_include_pseudotensors: keep paths to pseudotensors; none given: if the input has them.
+        ti_parametrize_coupling_paths: a trained weight for each coupling path and feature.
+        ti_degree_scaling_constants: one constant for each degree 0 to ti_max_degree_sph of Y.
+        include_self: keep the term n' = n.
+        normalization: constant that divides the output.
+        use_bias: biases for the true scalars of q, k and v.
+
+    Shapes: inputs (N, P, (L+1)^2, F), positions (N, 3) in Å, batch (N,) in any order -> (N, P', (L'+1)^2, F_v), the type
+    `self.output_type`. Components are in e3nn's order (degree 1: x, y, z). Positions may be of higher precision than the
+    inputs; they are centred per graph before they are rounded.
+
+    Raises:
+        EFAError: impossible options, or tensors of the wrong shape or dtype.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        max_degree: int = 0,
+        include_pseudotensors: bool = False,
+        *,
+        max_length: float,
+        max_frequency: float = math.pi,
+        lebedev_num: int | None = None,
+        tolerance: float = 1e-5,
+        frequencies_trainable: bool = False,
+        parametrized: bool = True,
+        num_features_qk: int | None = None,
+        num_features_v: int | None = None,
+        max_degree_qk: int | None = None,
+        max_degree_v: int | None = None,
+        include_pseudotensors_qk: bool | None = None,
+        include_pseudotensors_v: bool | None = None,
+        activation: str = "identity",
+        tensor_integration: bool = False,
+        ti_max_degree_sph: int | None = None,
+        ti_max_degree: int | None = None,
+        ti_include_pseudotensors: bool | None = None,
+        ti_parametrize_coupling_paths: bool = False,
+        ti_degree_scaling_constants: tuple[float, ...] | None = None,
+        include_self: bool = True,
+        normalization: float = 1.0,
+        use_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        source = FeatureType(max_degree, include_pseudotensors, num_features)
+        if not parametrized and (num_features_qk, num_features_v) != (None, None):
+            raise EFAError(
+                f"num_features_qk={num_features_qk} and num_features_v={num_features_v} need parametrized=True: without "
+                "projections q, k and v have the features of the input."
+            )
+        features_qk = num_features if num_features_qk is None else num_features_qk
+        features_v = num_features if num_features_v is None else num_features_v
+        if features_qk % 2 or features_qk < 2:
+            raise EFAError(
+                f"q and k need an even number of features (they rotate in pairs), got {features_qk}; "
+                "set num_features_qk to an even number."
+            )
+        if activation not in ACTIVATIONS:
+            raise unknown_names("activation", [activation], ACTIVATIONS)
+        for name, value in (("max_length", max_length), ("max_frequency", max_frequency), ("normalization", normalization)):
+            if isinstance(value, str) or not value > 0:
+                raise EFAError(f"{name} must be a positive number, got {value!r}.")
+        type_qk = _change_type(source, max_degree_qk, include_pseudotensors_qk, "qk")
+        type_v = _change_type(source, max_degree_v, include_pseudotensors_v, "v")._replace(num_features=features_v)
+        irreps_qk = [irrep for irrep in type_qk.irreps if irrep in source.irreps]
+        irreps_v = [irrep for irrep in type_v.irreps if irrep in source.irreps]
+
+        self.input_type = source
+        self.input_shape = [source.num_parities, (source.max_degree + 1) ** 2, source.num_features]
+        if parametrized:
+            self.q = Dense(source.irreps, num_features, features_qk, irreps_qk, use_bias)
+            self.k = Dense(source.irreps, num_features, features_qk, irreps_qk, use_bias)
+            self.v = Dense(source.irreps, num_features, features_v, irreps_v, use_bias)
+        else:
+            self.q = Select(source.components, components_of(irreps_qk))
+            self.k = Select(source.components, components_of(irreps_qk))
+            self.v = Select(source.components, components_of(irreps_v))
+        # A parity asked for that the input lacks: zeros in the values. In q and k zeros add nothing but their share of D_qk.
+        self.fill_v = Select(components_of(irreps_v), type_v.components)
+        self.activation = activation
+        self.scale_qk = float(type_qk._replace(num_features=features_qk).dim ** -0.5 / normalization)
+        self.include_self = include_self
+
+        self.tensor_integration = tensor_integration
+        ti_options = {
+            "ti_max_degree_sph": ti_max_degree_sph,
+            "ti_max_degree": ti_max_degree,
+            "ti_include_pseudotensors": ti_include_pseudotensors,
+            "ti_parametrize_coupling_paths": ti_parametrize_coupling_paths or None,
+            "ti_degree_scaling_constants": ti_degree_scaling_constants,
+        }
+        given = [f"{name}={value}" for name, value in ti_options.items() if value is not None]
+        if given and not tensor_integration:
+            raise EFAError(f"{', '.join(given)} need tensor_integration=True.")
+        degree_sph = (max_degree if ti_max_degree_sph is None else ti_max_degree_sph) if tensor_integration else 0
+        self.lebedev_num = lebedev_num_for(max_frequency, tolerance, degree_sph) if lebedev_num is None else lebedev_num
+        directions, weights = grid_tensors(self.lebedev_num)
+        self.register_buffer("directions", directions, persistent=False)
+        if tensor_integration:
+            constants = [1.0] * (degree_sph + 1) if ti_degree_scaling_constants is None else ti_degree_scaling_constants
+            if len(constants) != degree_sph + 1:
+                raise EFAError(
+                    f"ti_degree_scaling_constants must have one constant for each degree 0 to {degree_sph} "
+                    f"(ti_max_degree_sph), got {len(constants)}: {constants}."
+                )
+            harmonics = spherical_harmonics(degree_sph, directions)
+            constant = torch.tensor([c for degree, c in enumerate(constants) for _ in range(2 * degree + 1)])
+            weights = weights[:, None] * harmonics * constant
+            self.couple: nn.Module = TensorIntegration(
+                degree_sph,
+                type_v,
+                max_degree if ti_max_degree is None else ti_max_degree,
+                include_pseudotensors if ti_include_pseudotensors is None else ti_include_pseudotensors,
+                ti_parametrize_coupling_paths,
+            )
+            self.output_type: FeatureType = self.couple.target
+        else:
+            self.couple = nn.Identity()
+            self.output_type = type_v
+        self.register_buffer("weights", weights, persistent=False)
+        self.output_shape = [self.output_type.num_parities, (self.output_type.max_degree + 1) ** 2]
+
+        self.max_length = float(max_length)
+        self.max_frequency = float(max_frequency)
+        self.tolerance = float(tolerance)
+        frequencies = default_frequencies(features_qk, max_frequency, max_length)
+        self.frequencies_trainable = frequencies_trainable
+        if frequencies_trainable:
+            self.frequencies = nn.Parameter(frequencies)
+        else:
+            self.register_buffer("frequencies", frequencies, persistent=False)
+        self._warned_length = False
+        self._warned_frequency = False
+
+    def extra_repr(self) -> str:
+        kind = self.output_type
+        return f"input={self.input_type}, output={kind}, lebedev_num={self.lebedev_num}, max_length={self.max_length} Å"
+
+    def forward(
+        self, inputs: Tensor, positions: Tensor, batch: Optional[Tensor] = None, num_graphs: Optional[int] = None
+    ) -> Tensor:
+        """Attends every atom to every atom of its graph.
+
+        Args:
+            inputs: (N, P, (L+1)^2, F).
+            positions: (N, 3), Å.
+            batch: (N,) graph of each atom, int64; none given: one graph.
+            num_graphs: G; none given: the largest entry of `batch` plus one (which a GPU has to be waited for).
+        """
+        check_inputs(inputs, positions, batch, self.input_shape)
+        if batch is None:
+            batch = torch.zeros([inputs.shape[0]], dtype=torch.long, device=inputs.device)
+            num_graphs = 1
+        if num_graphs is None:
+            num_graphs = int(batch.max().item()) + 1 if batch.shape[0] > 0 else 1
+        check_graphs(batch, num_graphs)
+        positions = center_positions(positions, batch, num_graphs).to(inputs.dtype)
+        if not torch.jit.is_scripting():
+            self._warn(positions, batch)
+
+        x = inputs.flatten(1, 2)
+        q, k, v = self.q(x), self.k(x), self.fill_v(self.v(x))
+        if self.activation != "identity":
+            q = q * gate(self.activation, q[:, :1])
+            k = k * gate(self.activation, k[:, :1])
+        q = q * self.scale_qk
+
+        blocks = graph_blocks(batch, num_graphs)
+        if self.tensor_integration:
+            z = attend_harmonics(q, k, v, positions, self.frequencies, self.directions, self.weights, blocks)
+            if not self.include_self:
+                z = z - self._self_term(q, k, v).unsqueeze(1) * self.weights.sum(0).view(1, -1, 1, 1)
+            out = self.couple(z)
+        else:
+            out = attend(q, k, v, positions, self.frequencies, self.directions, self.weights, blocks)
+            if not self.include_self:
+                out = out - self._self_term(q, k, v)
+        return out.unflatten(1, self.output_shape)
+
+    def _self_term(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(q_n·k_n) v_n: rotations of the same atom cancel in every direction."""
+        return (q * k).sum([1, 2]).view(-1, 1, 1) * v
+
+    @torch.jit.unused
+    def _warn(self, positions: Tensor, batch: Tensor) -> None:
+        """One warning each for structures beyond max_length and frequencies beyond the grid."""
+        if torch.compiler.is_compiling() or positions.shape[0] == 0:
+            return
+        with torch.no_grad():
+            if not self._warned_length and 2 * positions.norm(dim=1).max() > self.max_length:
+                size = largest_distance(positions, batch)
+                if size > self.max_length * (1 + 1e-6):
+                    self._warned_length = True
+                    warnings.warn(
+                        f"a structure is {size:.2f} Å wide, EFA was set up for max_length={self.max_length:.2f} Å: it is "
+                        "computed, but rotational invariance is no longer promised. Set a larger max_length and train again.",
+                        EFAWarning,
+                        stacklevel=3,
+                    )
+            if self.frequencies_trainable and not self._warned_frequency:
+                phase = self.frequencies.abs().max().item() * self.max_length
+                limit = max_phase_for(self.lebedev_num, self.tolerance)
+                if phase > max(limit, self.max_frequency) * (1 + 1e-6):
+                    self._warned_frequency = True
+                    warnings.warn(
+                        f"trained frequencies reach a phase of {phase:.2f} at max_length, the Lebedev grid of "
+                        f"{self.lebedev_num} points serves {limit:.2f} at tolerance {self.tolerance}: rotational invariance "
+                        "is no longer promised. Use more points or fixed frequencies.",
+                        EFAWarning,
+                        stacklevel=3,
+                    )

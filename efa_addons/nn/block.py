@@ -1,0 +1,160 @@
+"""EFABlock: attention as a residual beside a host's local layer."""
+
+from __future__ import annotations
+
+import math
+from typing import Optional
+
+import torch
+from torch import Tensor, nn
+
+from efa_addons._e3nn import o3
+from efa_addons.config import EFAConfig
+from efa_addons.errors import EFAError
+from efa_addons.nn.attention import EuclideanFastAttention
+from efa_addons.nn.features import Dense, FeatureType, Irrep, Select, components_of
+from efa_addons.nn.layouts import Pack, Unpack, feature_type
+
+
+class EFABlock(nn.Module):
+    """nonlocal(x) of x' = x + local(x) + nonlocal(x): zero at initialisation, so that a trained host stays what it is.
+
+        y = EFA(x);   s = [y_0, y_l · (W x)_l for every degree and parity];   out = MLP(s) on scalars + linear(y)
+
+    The last linear maps of both terms start from zero. The contraction of the attended values y_l with the atom's own features
+    is what lets a scalar see relative orientation: cos of the angle between a direction here and one far away.
+
+    Args:
+        irreps_in: e3nn Irreps of the host's features, for example "16x0e+16x1o".
+        irreps_out: Irreps of the layer's output; must contain 0e.
+        config: settings; max_length and normalization must be numbers (`EFAConfig.resolve`).
+        layout: "mul_ir" (MACE, NequIP) or "ir_mul" (cuEquivariance) for both in- and output.
+
+    Input x (N, irreps_in.dim), positions (N, 3) in Å, batch (N,); output (N, irreps_out.dim).
+    """
+
+    def __init__(
+        self, irreps_in: o3.Irreps | str, irreps_out: o3.Irreps | str, config: EFAConfig, layout: str = "mul_ir"
+    ) -> None:
+        super().__init__()
+        if config.needs_data or isinstance(config.max_length, str) or isinstance(config.normalization, str):
+            raise EFAError(
+                f"max_length={config.max_length} and normalization={config.normalization} must be numbers here: call "
+                "EFAConfig.resolve with the training set's largest distance, or give them."
+            )
+        self.irreps_in, self.irreps_out, self.layout = str(irreps_in), str(irreps_out), layout
+        if (0, 1) not in [(ir.l, ir.p) for _, ir in o3.Irreps(irreps_out)]:
+            raise EFAError(f"irreps_out must contain scalars (0e) for EFA to act on, got {irreps_out}.")
+        self.pack = Pack(irreps_in, layout)
+        source = self.pack.type
+        attention = _attention(source, config)
+        self.attention = EmulatedAttention(attention) if config.emulate else attention
+        self.input_shape = attention.input_shape
+        attended = attention.output_type
+
+        width = attended.num_features
+        self.contraction = config.contraction
+        self.shared = [irrep for irrep in attended.irreps if irrep in source.irreps]
+        shared = [irrep for irrep in attended.irreps if irrep in source.irreps] if config.contraction else []
+        self.take_shared = Select(attended.components, components_of(shared))
+        self.register_buffer("to_invariants", _invariants_matrix(shared), persistent=False)
+        own = Dense(source.irreps, source.num_features, width, shared, bias=False)
+        self.own = own if config.contraction else nn.Identity()
+        target = feature_type(irreps_out)
+        self.mlp = nn.Sequential(
+            nn.Linear((1 + len(shared)) * width, config.mlp_features, bias=config.use_bias),
+            nn.SiLU(),
+            nn.Linear(config.mlp_features, target.num_features, bias=config.use_bias),
+        )
+        carried = [irrep for irrep in attended.irreps if irrep in target.irreps]
+        self.out = Dense(attended.irreps, width, target.num_features, carried, bias=False, zero=True)
+        self.fill_out = Select(components_of(carried), target.components)
+        self.unpack = Unpack(irreps_out, layout)
+        with torch.no_grad():
+            for parameter in self.mlp[2].parameters():
+                parameter.zero_()
+
+    def forward(
+        self, x: Tensor, positions: Tensor, batch: Optional[Tensor] = None, num_graphs: Optional[int] = None
+    ) -> Tensor:
+        """The residual to add to the local layer's output."""
+        features = self.pack(x)
+        attended = self.attention(features.view([-1] + self.input_shape), positions, batch, num_graphs).flatten(1, 2)
+        scalars = attended[:, 0]
+        if self.contraction:
+            products = self.take_shared(attended) * self.own(features)
+            invariants = torch.matmul(self.to_invariants, products)
+            scalars = torch.cat([scalars, invariants.flatten(1)], dim=1)
+        out = self.fill_out(self.out(attended))
+        return self.unpack(torch.cat([out[:, :1] + self.mlp(scalars).unsqueeze(1), out[:, 1:]], dim=1))
+
+
+def _attention(source: FeatureType, config: EFAConfig) -> EuclideanFastAttention:
+    """The attention of one layer; degrees beyond the layer's are capped (a first layer often has scalars only)."""
+
+    def cap(degree: int | None) -> int | None:
+        return None if degree is None else min(degree, source.max_degree)
+
+    return EuclideanFastAttention(
+        source.num_features,
+        source.max_degree,
+        source.pseudotensors,
+        max_length=float(config.max_length),
+        max_frequency=config.max_frequency,
+        lebedev_num=config.lebedev_num,
+        tolerance=config.tolerance,
+        frequencies_trainable=config.frequencies_trainable,
+        parametrized=config.parametrized,
+        num_features_qk=config.num_features_qk if config.parametrized else None,
+        num_features_v=config.num_features_v if config.parametrized else None,
+        max_degree_qk=cap(config.max_degree_qk),
+        max_degree_v=cap(config.max_degree_v),
+        include_pseudotensors_qk=config.include_pseudotensors_qk,
+        include_pseudotensors_v=config.include_pseudotensors_v,
+        activation=config.activation,
+        tensor_integration=config.tensor_integration,
+        ti_max_degree_sph=config.ti_max_degree_sph,
+        ti_max_degree=config.ti_max_degree,
+        ti_include_pseudotensors=config.ti_include_pseudotensors,
+        ti_parametrize_coupling_paths=config.ti_parametrize_coupling_paths,
+        ti_degree_scaling_constants=config.ti_degree_scaling_constants,
+        include_self=config.include_self,
+        normalization=float(config.normalization),
+        use_bias=config.use_bias,
+    )
+
+
+def _invariants_matrix(irreps: list[Irrep]) -> Tensor:
+    """(irreps, components): sums the 2l+1 components of each irrep, divided by sqrt(2l+1) to keep the variance."""
+    matrix = torch.zeros(len(irreps), len(components_of(irreps)))
+    column = 0
+    for row, (degree, _) in enumerate(irreps):
+        matrix[row, column : column + 2 * degree + 1] = 1 / math.sqrt(2 * degree + 1)
+        column += 2 * degree + 1
+    return matrix
+
+
+class EmulatedAttention(nn.Module):
+    """The control for `attention`: a per-atom linear map of (as nearly as whole numbers allow) the same number of parameters.
+
+    Two linear maps in a row, their inner width chosen to match; degrees that only the attention could make are zero.
+    """
+
+    def __init__(self, attention: EuclideanFastAttention) -> None:
+        super().__init__()
+        source, target = attention.input_type, attention.output_type
+        irreps = [irrep for irrep in target.irreps if irrep in source.irreps]
+        size = sum(parameter.numel() for parameter in attention.parameters())
+        bias = any(name.endswith("bias") for name, _ in attention.named_parameters())
+        per_width = len(irreps) * (source.num_features + target.num_features) + bias
+        width = max(1, round((size - bias * target.num_features) / per_width))
+        self.first = Dense(source.irreps, source.num_features, width, irreps, bias)
+        self.second = Dense(irreps, width, target.num_features, bias=bias)
+        self.fill = Select(components_of(irreps), target.components)
+        self.output_shape = attention.output_shape
+
+    def forward(
+        self, inputs: Tensor, positions: Tensor, batch: Optional[Tensor] = None, num_graphs: Optional[int] = None
+    ) -> Tensor:
+        """As `EuclideanFastAttention.forward`; positions and batch are not looked at."""
+        return self.fill(self.second(self.first(inputs.flatten(1, 2)))).unflatten(1, self.output_shape)

@@ -1,0 +1,125 @@
+"""Equivariant features in the core: shapes, and the linear map per irrep.
+
+A feature tensor has the shape (N, P, (L+1)^2, F): atoms, parities, components of degree 0 to L, features. P = 1: true
+tensors only, degree l has parity (-1)^l. P = 2: index 0 holds even, index 1 odd parity. Components are in e3nn's order
+(degree 1: x, y, z). Inside the core parities and components are one axis of K = P (L+1)^2 components.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from efa_addons.errors import EFAError
+
+
+Irrep = tuple[int, int]  # degree, parity ±1
+Component = tuple[int, int, int]  # degree, parity ±1, order index 0..2l
+
+
+class FeatureType(NamedTuple):
+    """Highest degree L, pseudotensors or not (P = 2 or 1), and number of features F of a feature tensor."""
+
+    max_degree: int
+    pseudotensors: bool
+    num_features: int
+
+    @property
+    def num_parities(self) -> int:
+        return 2 if self.pseudotensors else 1
+
+    @property
+    def num_components(self) -> int:
+        """K = P (L+1)^2."""
+        return self.num_parities * (self.max_degree + 1) ** 2
+
+    @property
+    def dim(self) -> int:
+        """K F, the flattened width (D_qk of the paper for q and k)."""
+        return self.num_components * self.num_features
+
+    @property
+    def irreps(self) -> list[Irrep]:
+        """(degree, parity ±1) in storage order."""
+        degrees = range(self.max_degree + 1)
+        if not self.pseudotensors:
+            return [(degree, (-1) ** degree) for degree in degrees]
+        return [(degree, parity) for parity in (1, -1) for degree in degrees]
+
+    @property
+    def components(self) -> list[Component]:
+        """(degree, parity, order index 0..2l) of each of the K components."""
+        return components_of(self.irreps)
+
+    def __str__(self) -> str:
+        return "+".join(f"{self.num_features}x{degree}{'e' if parity == 1 else 'o'}" for degree, parity in self.irreps)
+
+
+def components_of(irreps: list[Irrep]) -> list[Component]:
+    """The components of irreps in their order."""
+    return [(degree, parity, m) for degree, parity in irreps for m in range(2 * degree + 1)]
+
+
+class Select(nn.Module):
+    """Picks, reorders, drops and zero-fills components: (N, K_source, F) -> (N, K_target, F)."""
+
+    def __init__(self, source: list[Component], target: list[Component]) -> None:
+        super().__init__()
+        place = {component: i for i, component in enumerate(source)}
+        index = [place.get(component, len(source)) for component in target]
+        self.identity = index == list(range(len(source)))
+        self.fills = len(source) in index
+        self.register_buffer("index", torch.tensor(index, dtype=torch.long), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.identity:
+            return x
+        if self.fills:
+            x = torch.cat([x, x.new_zeros([x.shape[0], 1, x.shape[2]])], dim=1)
+        return x.index_select(1, self.index)
+
+
+class Dense(nn.Module):
+    """Equivariant linear map: one matrix per irrep, shared by its 2l+1 components; a bias on true scalars only.
+
+    Args:
+        source: irreps of the input, in their order.
+        features_in, features_out: features of the input and of the output.
+        irreps: the irreps mapped, a subset of `source`; none given: all of them.
+        bias: add a bias to degree 0, even parity.
+        zero: start from zeros instead of N(0, 1/F_in).
+
+    Input (N, K_source, F_in), output (N, K, F_out) with the components of `irreps` in their order.
+    """
+
+    def __init__(
+        self,
+        source: list[Irrep],
+        features_in: int,
+        features_out: int,
+        irreps: list[Irrep] | None = None,
+        bias: bool = True,
+        zero: bool = False,
+    ) -> None:
+        super().__init__()
+        chosen = source if irreps is None else irreps
+        missing = [irrep for irrep in chosen if irrep not in source]
+        if missing:
+            raise EFAError(f"irreps {missing} (degree, parity) are not in the input {source}.")
+        self.irreps = chosen
+        self.select = Select(components_of(source), components_of(chosen))
+        expand = torch.tensor([i for i, (degree, _) in enumerate(chosen) for _ in range(2 * degree + 1)], dtype=torch.long)
+        self.register_buffer("expand", expand, persistent=False)
+        weight = torch.randn(len(chosen), features_in, features_out) * features_in**-0.5
+        self.weight = nn.Parameter(torch.zeros_like(weight) if zero else weight)
+        self.bias = nn.Parameter(torch.zeros(features_out)) if bias and (0, 1) in chosen else None
+        is_scalar = torch.tensor([1.0 if irrep == (0, 1) else 0.0 for irrep in chosen])[expand]
+        self.register_buffer("is_scalar", is_scalar[:, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.bmm(self.select(x).transpose(0, 1), self.weight.index_select(0, self.expand)).transpose(0, 1)
+        if self.bias is not None:
+            y = y + self.is_scalar * self.bias
+        return y

@@ -1,0 +1,1 @@
+"""Functions on tensors: the mathematics of EFA. No modules, no hosts."""
