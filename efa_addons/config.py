@@ -65,8 +65,7 @@ class EFAConfig:
     emulate: bool = _option(False, "control: a per-atom linear map of equal size in place of the attention")
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _coerce(field.name, _HINTS[field.name], getattr(self, field.name)))
+        check_types(self)
         _check(self)
 
     @classmethod
@@ -125,7 +124,12 @@ class EFAConfig:
         return "\n".join(f"{f.name} ({f.default}): {f.metadata['help']}" for f in dataclasses.fields(cls))
 
 
-_HINTS: dict[str, Any] = typing.get_type_hints(EFAConfig)
+def check_types(options: Any) -> None:
+    """Brings the fields of a frozen dataclass to their declared types, or raises an EFAError naming field and type."""
+    hints = typing.get_type_hints(type(options))
+    for field in dataclasses.fields(options):
+        value = _coerce(field.name, hints[field.name], getattr(options, field.name))
+        object.__setattr__(options, field.name, value)
 
 
 def _coerce(name: str, hint: Any, value: Any) -> Any:
@@ -140,6 +144,8 @@ def _coerce(name: str, hint: Any, value: Any) -> Any:
         return value
     elif isinstance(value, int | float) and float in kinds:
         return float(value)
+    elif isinstance(value, str) and float in kinds and _is_number(value):
+        return float(value)  # YAML reads 1e-5 as text
     elif isinstance(value, str) and str in kinds:
         return value
     for kind in kinds:
@@ -151,6 +157,14 @@ def _coerce(name: str, hint: Any, value: Any) -> Any:
                 break
     expected = " or ".join(_kind_name(kind) for kind in kinds)
     raise EFAError(f"EFA option {name} must be {expected}, got {value!r} ({type(value).__name__}).")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _kind_name(kind: Any) -> str:

@@ -1,0 +1,1 @@
+"""Adapters: one folder per host architecture. Hosts know the core; the core knows no host."""

@@ -1,0 +1,11 @@
+"""EFA in MACE: `insert_efa` for existing models, the command `efa-mace-train` for new ones.
+
+Importing this package (which unpickling a MACE model with EFA does, too) makes MACE's own tools aware of EFA: see `hooks`.
+"""
+
+from efa_addons.hosts.mace.hooks import install
+from efa_addons.hosts.mace.insert import efa_config, has_efa, insert_efa, strip_efa
+
+install()
+
+__all__ = ["efa_config", "has_efa", "insert_efa", "strip_efa"]

@@ -1,0 +1,119 @@
+"""EFA in and out of a MACE model: `insert_efa`, `strip_efa`, and what a model says about its EFA."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from mace.modules.models import ScaleShiftMACE
+from torch import nn
+
+from efa_addons.config import EFAConfig
+from efa_addons.errors import EFAError
+from efa_addons.hosts.mace.model import EFAScaleShiftMACE, MACEEFA
+
+
+def has_efa(model: nn.Module) -> bool:
+    """True for a MACE model that carries EFA blocks."""
+    return isinstance(model, EFAScaleShiftMACE)
+
+
+def efa_config(model: nn.Module) -> EFAConfig | None:
+    """The settings of a model's EFA blocks; None without."""
+    return EFAConfig.from_dict(model.efa_config) if has_efa(model) else None
+
+
+def efa_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of the EFA blocks by their names in the model."""
+    return {name: p for name, p in model.named_parameters() if ".efa." in name}
+
+
+def insert_efa(model: nn.Module, config: EFAConfig, seed: int | None = None) -> nn.Module:
+    """A copy of a MACE model with zero-initialised EFA blocks: its energies, forces and stress are the same to the last bit.
+
+    Args:
+        model: a ScaleShiftMACE (what `mace_run_train` makes and foundation models are).
+        config: settings; max_length must be a number, in Å (`EFAConfig.resolve` where it is 'auto').
+        seed: seed of the inner weights; none given: torch's generator. The global generator is left where it was.
+
+    Raises:
+        EFAError: another kind of model, a model that has EFA already, or a layer that does not exist.
+    """
+    if has_efa(model):
+        raise EFAError("this model has EFA already; take it out first with strip_efa (`efa-addons strip`).")
+    if type(model) is not ScaleShiftMACE:
+        raise EFAError(
+            f"EFA goes into a ScaleShiftMACE, got {type(model).__name__}"
+            + (": give the .model file, not the _compiled.model." if isinstance(model, torch.jit.ScriptModule) else ".")
+        )
+    num_layers = len(model.products)
+    layers = range(num_layers) if config.layers is None else config.layers
+    beyond = [layer for layer in layers if layer >= num_layers]
+    if beyond:
+        raise EFAError(f"layers {beyond} do not exist: the model has the layers 0 to {num_layers - 1}.")
+    model = copy.deepcopy(model)
+    like = next(model.parameters())
+    with _default_dtype(like.dtype), torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
+        for layer in layers:
+            irreps_in = model.interactions[layer].node_feats_irreps
+            irreps_out = model.products[layer].linear.irreps_out
+            block = MACEEFA(str(irreps_in), str(irreps_out), config, checks_pbc=layer == min(layers))
+            model.products[layer].efa = block.to(like.device)
+    model.__class__ = EFAScaleShiftMACE
+    model.efa_config = config.to_dict()
+    return model
+
+
+def strip_efa(model: nn.Module) -> nn.Module:
+    """A copy of a model without its EFA blocks: a stock ScaleShiftMACE. Energies change unless the blocks were untrained."""
+    if not has_efa(model):
+        raise EFAError(f"this {type(model).__name__} has no EFA to take out.")
+    model = copy.deepcopy(model)
+    for product in model.products:
+        if hasattr(product, "efa"):
+            del product.efa
+    model.__class__ = ScaleShiftMACE
+    del model.efa_config
+    return model
+
+
+def graft_from(model: nn.Module, source: nn.Module) -> nn.Module:
+    """A copy of a stock model with the EFA blocks of `source`, weights included."""
+    config = efa_config(source)
+    if config is None:
+        raise EFAError(f"this {type(source).__name__} has no EFA to take over.")
+    grafted = insert_efa(model, config)
+    weights = efa_parameters(source)
+    with torch.no_grad():
+        for name, parameter in efa_parameters(grafted).items():
+            parameter.copy_(weights[name])
+    return grafted
+
+
+def describe(model: nn.Module) -> str:
+    """One line: layers, grid, frequencies, parameters."""
+    config = efa_config(model)
+    if config is None:
+        return "no EFA"
+    blocks = [product.efa.block for product in model.products if hasattr(product, "efa")]
+    new, total = (sum(p.numel() for p in ps) for ps in (efa_parameters(model).values(), model.parameters()))
+    kind = "emulated (control)" if config.emulate else f"{config.num_points} Lebedev points"
+    return (
+        f"EFA in {len(blocks)} of {len(model.products)} layers: {kind}, max_frequency {config.max_frequency:.4g}, "
+        f"max_length {config.max_length:.4g} Å, {new} of {total} parameters"
+    )
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """New tensors have `dtype`, as the model into which they go."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

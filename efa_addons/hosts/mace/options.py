@@ -1,0 +1,101 @@
+"""The EFA options of `efa-mace-train`: flags `--efa_…` and the section `efa:` of MACE's YAML file."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from efa_addons.config import EFAConfig, check_types
+from efa_addons.errors import EFAError, unknown_names
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How EFA is trained; beside EFAConfig, which says what it is."""
+
+    lr_factor: float = dataclasses.field(default=1.0, metadata={"help": "factor on the learning rate for EFA's parameters"})
+    weight_decay: float | None = dataclasses.field(
+        default=None, metadata={"help": "weight decay of EFA's parameters; null: that of the run"}
+    )
+    freeze_base: bool = dataclasses.field(default=False, metadata={"help": "train EFA alone, keep all other parameters"})
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.lr_factor <= 0 or (self.weight_decay or 0) < 0:
+            raise EFAError(
+                f"lr_factor must be positive and weight_decay 0 or more, got {self.lr_factor} and {self.weight_decay}."
+            )
+
+
+_CLASSES = (EFAConfig, TrainingOptions)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds `--efa` and one flag for each option; their values are written as in YAML (null, true, [0, 1], 1e-5)."""
+    group = parser.add_argument_group("EFA", "Euclidean fast attention; also as a section `efa:` of the YAML file")
+    group.add_argument("--efa", nargs="?", const="true", default=None, help="switch EFA on (or off: false)")
+    for options in _CLASSES:
+        for field in dataclasses.fields(options):
+            text = f"{field.metadata['help']} (default: {_as_yaml(field.default)})"
+            group.add_argument(f"--efa_{field.name}", default=argparse.SUPPRESS, metavar="VALUE", help=text)
+
+
+def _as_yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+
+
+def take_section(argv: list[str]) -> tuple[list[str], Any]:
+    """Cuts the section `efa:` out of the YAML file that `--config` names.
+
+    MACE's own parser knows flat keys only. Returns the arguments, with a temporary file in place of one that had the section, and
+    the section (None without).
+    """
+    argv, section = list(argv), None
+    for i, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name != "--config":
+            continue
+        path = Path(value if equals else argv[i + 1] if i + 1 < len(argv) else "")
+        if not path.is_file():
+            continue  # MACE's parser says what is wrong
+        content = yaml.safe_load(path.read_text())
+        if not isinstance(content, Mapping) or "efa" not in content:
+            continue
+        section = content["efa"]
+        rest = tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="efa_addons_", delete=False)
+        with rest:
+            yaml.safe_dump({key: entry for key, entry in content.items() if key != "efa"}, rest)
+        argv[i : i + (1 if equals else 2)] = ["--config", rest.name]
+    return argv, section
+
+
+def options_from(args: argparse.Namespace, section: Any) -> tuple[EFAConfig | None, TrainingOptions]:
+    """EFAConfig (None: EFA is off) and TrainingOptions from the flags and the YAML section; flags win.
+
+    EFA is on when `--efa`, any `--efa_…` flag or the section is given, unless `--efa false` or `efa: false` says otherwise.
+    """
+    switch = yaml.safe_load(args.efa) if isinstance(args.efa, str) else args.efa
+    if switch not in (None, True, False):
+        raise EFAError(f"--efa takes true or false, got '{args.efa}'.")
+    if not isinstance(section, Mapping | bool | None):
+        raise EFAError(f"the section efa: must be true, false or a mapping of options, got {section!r}.")
+    given = dict(section) if isinstance(section, Mapping) else {}
+    flags = {k.removeprefix("efa_"): v for k, v in vars(args).items() if k.startswith("efa_")}
+    given.update({name: yaml.safe_load(v) if isinstance(v, str) else v for name, v in flags.items()})
+    names = {options: [field.name for field in dataclasses.fields(options)] for options in _CLASSES}
+    known = names[EFAConfig] + names[TrainingOptions]
+    unknown = [str(name) for name in given if name not in known]
+    if unknown:
+        raise unknown_names("EFA option", unknown, known)
+    training = TrainingOptions(**{name: v for name, v in given.items() if name in names[TrainingOptions]})
+    config = EFAConfig(**{name: v for name, v in given.items() if name in names[EFAConfig]})
+    if switch is None:
+        switch = section if isinstance(section, bool) else (section is not None or bool(given))
+    return (config if switch else None), training

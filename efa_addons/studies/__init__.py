@@ -1,0 +1,1 @@
+"""Comparative studies: data sets, run matrices, tables and plots."""
