@@ -4,6 +4,6 @@ from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError, EFAWarning
 from efa_addons.nn import EFABlock, EuclideanFastAttention
 
-__version__ = "0.1.0"
+from efa_addons.version import __version__
 
 __all__ = ["EFABlock", "EFAConfig", "EFAError", "EFAWarning", "EuclideanFastAttention", "__version__"]

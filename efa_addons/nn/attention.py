@@ -15,7 +15,7 @@ from efa_addons.nn.checks import check_graphs, check_inputs, largest_distance
 from efa_addons.nn.features import Dense, FeatureType, Select, components_of
 from efa_addons.nn.tensor_integration import TensorIntegration
 from efa_addons.ops.erope import default_frequencies
-from efa_addons.ops.graphs import center_positions, graph_blocks
+from efa_addons.ops.graphs import center_positions, graph_blocks, not_alone
 from efa_addons.ops.harmonics import spherical_harmonics
 from efa_addons.ops.lebedev import grid_tensors, lebedev_num_for, max_phase_for
 from efa_addons.ops.quadrature import attend, attend_harmonics
@@ -150,6 +150,7 @@ class EuclideanFastAttention(nn.Module):
         if given and not tensor_integration:
             raise EFAError(f"{', '.join(given)} need tensor_integration=True.")
         degree_sph = (max_degree if ti_max_degree_sph is None else ti_max_degree_sph) if tensor_integration else 0
+        self.max_degree_sph = degree_sph
         self.lebedev_num = lebedev_num_for(max_frequency, tolerance, degree_sph) if lebedev_num is None else lebedev_num
         directions, weights = grid_tensors(self.lebedev_num)
         self.register_buffer("directions", directions, persistent=False)
@@ -232,6 +233,9 @@ class EuclideanFastAttention(nn.Module):
             out = attend(q, k, v, positions, self.frequencies, self.directions, self.weights, blocks)
             if not self.include_self:
                 out = out - self._self_term(q, k, v)
+        if not self.include_self:
+            # Alone in its graph an atom attends to nothing: exactly zero, not what rounding leaves of the difference.
+            out = out * not_alone(batch, num_graphs).to(out.dtype).view(-1, 1, 1)
         return out.unflatten(1, self.output_shape)
 
     def _self_term(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -256,7 +260,7 @@ class EuclideanFastAttention(nn.Module):
                     )
             if self.frequencies_trainable and not self._warned_frequency:
                 phase = self.frequencies.abs().max().item() * self.max_length
-                limit = max_phase_for(self.lebedev_num, self.tolerance)
+                limit = max_phase_for(self.lebedev_num, self.tolerance, self.max_degree_sph)
                 if phase > max(limit, self.max_frequency) * (1 + 1e-6):
                     self._warned_frequency = True
                     warnings.warn(

@@ -88,6 +88,12 @@ def sum_over_graph(state: Tensor, blocks: GraphBlocks) -> Tensor:
     return total.index_add(0, blocks.graph, state).index_select(0, blocks.graph)
 
 
+def not_alone(batch: Tensor, num_graphs: int) -> Tensor:
+    """(N,) true for atoms that share their graph with others."""
+    counts = torch.zeros([num_graphs], dtype=batch.dtype, device=batch.device).index_add(0, batch, torch.ones_like(batch))
+    return counts.index_select(0, batch) > 1
+
+
 def center_positions(positions: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
     """Positions (N, 3) relative to the mean of their graph.
 

@@ -6,11 +6,13 @@ in radians, lengths in Å, energies in eV, forces in eV/Å.
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.progress import Progress
@@ -44,7 +46,7 @@ class Shape:
         return cls(bonds=(1.28,) * (num_carbons // 2))
 
     @classmethod
-    def from_vector(cls, vector: np.ndarray) -> Shape:
+    def from_vector(cls, vector: np.ndarray | list[float]) -> Shape:
         """Inverse of `vector`."""
         *bonds, ch, hcc = (float(value) for value in vector)
         return cls(tuple(bonds), ch, hcc)
@@ -57,7 +59,7 @@ class Shape:
 
 def cumulene(twist: float, shape: Shape | None = None, num_carbons: int = 9) -> Atoms:
     """C_nH4 along z, its two CH2 planes at an angle `twist` (radians); carbons first, then two H of the lower and upper end."""
-    ase = _ase()
+    ase = require("ase", "data")
     shape = shape or Shape.guess(num_carbons)
     if len(shape.bonds) != num_carbons // 2:
         raise ValueError(f"{num_carbons} carbons need {num_carbons // 2} unique bond lengths, got {len(shape.bonds)}.")
@@ -66,7 +68,7 @@ def cumulene(twist: float, shape: Shape | None = None, num_carbons: int = 9) -> 
 
 def label(atoms: Atoms) -> Atoms:
     """A copy of `atoms` with energy (info REF_energy, eV) and forces (arrays REF_forces, eV/Å); about 10 ms for C9H4."""
-    calculator = _tblite()
+    calculator = require("tblite.ase", "data").TBLite
     result = atoms.copy()
     atoms = atoms.copy()
     atoms.calc = calculator(method=METHOD, verbosity=0)
@@ -89,7 +91,9 @@ def relax(twist: float, shape: Shape, num_carbons: int = 9) -> Shape:
     return Shape.from_vector(result.x)
 
 
-def relaxed_scan(num_twists: int = 13, num_carbons: int = 9, progress: Progress | None = None) -> tuple[list[Atoms], list[Shape]]:
+def relaxed_scan(
+    num_twists: int = 13, num_carbons: int = 9, progress: Progress | None = None
+) -> tuple[list[Atoms], list[Shape]]:
     """Labelled structures and shapes relaxed at `num_twists` twists from 0 to 90 degrees."""
     shape, structures, shapes = Shape.guess(num_carbons), [], []
     for twist in _track(np.linspace(0, math.pi / 2, num_twists), "relaxed torsion scan", progress):
@@ -140,7 +144,7 @@ def make(folder: Path | str, seed: int = 0, num_train: int = 240, num_test: int 
     stamp = folder / "data.json"
     if stamp.exists() and json.loads(stamp.read_text()) == asdict(spec) and all((folder / name).exists() for name in FILES):
         return folder
-    write = _ase().io.write
+    write = require("ase.io", "data").write
     folder.mkdir(parents=True, exist_ok=True)
     with Progress(transient=True) as progress:
         scan, shapes = relaxed_scan(num_twists, progress=progress)
@@ -158,7 +162,7 @@ def make(folder: Path | str, seed: int = 0, num_train: int = 240, num_test: int 
 
 def read(folder: Path | str, name: str) -> list[Atoms]:
     """The structures of `folder`/`name`.xyz, for example `read(folder, "scan")`."""
-    return _ase().io.read(Path(folder) / f"{name}.xyz", index=":")
+    return require("ase.io", "data").read(Path(folder) / f"{name}.xyz", index=":")
 
 
 def twist_of(atoms: Atoms) -> float:
@@ -201,26 +205,13 @@ def _random_rotation(rng: np.random.Generator) -> np.ndarray:
     return Rotation.from_quat(rng.normal(size=4)).as_matrix()
 
 
-def _track(items, description: str, progress: Progress | None):
+def _track(items: Iterable[Any], description: str, progress: Progress | None) -> Iterable[Any]:
     return items if progress is None else progress.track(items, description=description)
 
 
-def _ase():
+def require(module: str, extra: str) -> Any:
+    """The imported module, or an ImportError that says what to install."""
     try:
-        import ase
-        import ase.io
+        return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(_MISSING.format("ase")) from error
-    return ase
-
-
-def _tblite():
-    _ase()
-    try:
-        from tblite.ase import TBLite
-    except ImportError as error:
-        raise ImportError(_MISSING.format("tblite")) from error
-    return TBLite
-
-
-_MISSING = "the cumulene study needs {}; install it with: pip install efa-addons[data]"
+        raise ImportError(f"this study needs {module} ({error}); install it with: pip install efa-addons[{extra}]") from error

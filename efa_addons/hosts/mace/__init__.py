@@ -4,8 +4,8 @@ Importing this package (which unpickling a MACE model with EFA does, too) makes 
 """
 
 from efa_addons.hosts.mace.hooks import install
-from efa_addons.hosts.mace.insert import efa_config, has_efa, insert_efa, strip_efa
+from efa_addons.hosts.mace.insert import describe, efa_config, has_efa, insert_efa, load, save, strip_efa
 
 install()
 
-__all__ = ["efa_config", "has_efa", "insert_efa", "strip_efa"]
+__all__ = ["describe", "efa_config", "has_efa", "insert_efa", "load", "save", "strip_efa"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from mace.modules.models import ScaleShiftMACE
@@ -13,6 +14,19 @@ from torch import nn
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.hosts.mace.model import EFAScaleShiftMACE, MACEEFA
+
+
+def load(path: Path | str) -> nn.Module:
+    """A model from a MACE `.model` file, on the CPU."""
+    model = torch.load(path, map_location="cpu", weights_only=False)
+    if not isinstance(model, nn.Module):
+        raise EFAError(f"{path} holds a {type(model).__name__}, not a model: give a .model file (checkpoints hold no model).")
+    return model
+
+
+def save(model: nn.Module, path: Path | str) -> None:
+    """Writes a `.model` file as MACE does."""
+    torch.save(model, path)
 
 
 def has_efa(model: nn.Module) -> bool:

@@ -66,7 +66,6 @@ def _forward_with_efa() -> types.FunctionType:
 class EFAScaleShiftMACE(models.ScaleShiftMACE):
     """A ScaleShiftMACE whose products may carry an `efa` block. Made by `insert_efa`, never constructed directly."""
 
-    efa_config: dict
     forward = _forward_with_efa()
 
 

@@ -1,0 +1,118 @@
+"""`efa-addons`: one command, a few verbs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import yaml
+
+from efa_addons.config import EFAConfig
+from efa_addons.errors import EFAError
+from efa_addons.version import __version__
+
+HOSTS = ("mace",)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a verb; errors of the user are one line on stderr and exit code 2."""
+    parser = argparse.ArgumentParser(prog="efa-addons", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"efa_addons {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    _add_insert(verbs)
+    _add_strip(verbs)
+    _add_demo(verbs)
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except (EFAError, ImportError, FileNotFoundError, FileExistsError) as error:
+        print(f"efa-addons {args.verb}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _add_insert(verbs) -> None:
+    parser = verbs.add_parser("insert", help="put zero-initialised EFA blocks into a trained model")
+    _add_files(parser, "a trained model without EFA")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the inner weights (default: 0)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with EFA options, flat or under 'efa:'")
+    group = parser.add_argument_group("EFA options", "values as in YAML: null, true, [0, 1], 1e-5")
+    for field in dataclasses.fields(EFAConfig):
+        group.add_argument(
+            f"--{field.name}", default=argparse.SUPPRESS, metavar="VALUE", type=yaml.safe_load, help=field.metadata["help"]
+        )
+    parser.set_defaults(run=_insert)
+
+
+def _add_strip(verbs) -> None:
+    parser = verbs.add_parser("strip", help="take the EFA blocks out of a model again")
+    _add_files(parser, "a model with EFA")
+    parser.set_defaults(run=_strip)
+
+
+def _add_files(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--host", choices=HOSTS, required=True, help="architecture of the model")
+    parser.add_argument("input", metavar="IN", type=Path, help=what)
+    parser.add_argument("output", metavar="OUT", type=Path, help="file to write; an existing one is not overwritten")
+
+
+def _add_demo(verbs) -> None:
+    parser = verbs.add_parser("demo", help="the cumulene torsion: MACE with and without EFA, from data to plot")
+    parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="folder (default: demo-out)")
+    parser.add_argument("--quick", action="store_true", help="a minute's version of every step; its figures mean nothing")
+    parser.add_argument("--seed", type=int, default=0, help="seed of data and training (default: 0)")
+    parser.set_defaults(run=_demo)
+
+
+def _insert(args: argparse.Namespace) -> None:
+    options = {}
+    if args.config is not None:
+        content = yaml.safe_load(args.config.read_text())
+        if not isinstance(content, dict):
+            raise EFAError(f"{args.config} must hold a mapping of EFA options, got {type(content).__name__}.")
+        options.update(content.get("efa", content))
+    names = {field.name for field in dataclasses.fields(EFAConfig)}
+    options.update({name: value for name, value in vars(args).items() if name in names})
+    config = EFAConfig.from_dict(options)
+    if config.needs_data:
+        raise EFAError(
+            "there is no training set here to take 'auto' from: give --max_length in Å (the largest interatomic distance you "
+            "will compute) and a number for --normalization."
+        )
+    host, load, save = _host(args)
+    model = host.insert_efa(load(args.input), config, seed=args.seed)
+    save(model, args.output)
+    print(host.describe(model))
+
+
+def _strip(args: argparse.Namespace) -> None:
+    host, load, save = _host(args)
+    save(host.strip_efa(load(args.input)), args.output)
+    print(f"{args.output}: stock model without EFA")
+
+
+def _host(args: argparse.Namespace):
+    """The adapter module and its load and save."""
+    for path, wanted in ((args.input, True), (args.output, False)):
+        if path.exists() != wanted:
+            kind = FileNotFoundError if wanted else FileExistsError
+            raise kind(f"{path} {'does not exist' if wanted else 'exists already; give another name'}.")
+    import importlib
+
+    try:
+        host = importlib.import_module(f"efa_addons.hosts.{args.host}")
+    except ImportError as error:
+        raise ImportError(f"{error}; install the host with: pip install efa-addons[{args.host}]") from error
+    return host, host.load, host.save
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from efa_addons.studies import demo
+
+    demo.run(args.out, quick=args.quick, seed=args.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Saved models serve MACE's own calculator in a process that knows nothing of the training."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+
+import pytest
+import torch
+from e3nn.util import jit
+from test_train import SMALL
+
+from efa_addons import EFAConfig, EFAError
+from efa_addons.cli import main
+from efa_addons.hosts.mace import has_efa, insert_efa, load
+from mace_support import batch_of, evaluate, fresh_process, randomize
+
+CALCULATE = """
+import json, ase.io
+from mace.calculators import MACECalculator
+atoms = ase.io.read("train.xyz", index=0)
+atoms.calc = MACECalculator(model_paths={path!r}, device="cpu", default_dtype="{dtype}")
+print(json.dumps([atoms.get_potential_energy(), atoms.get_forces().tolist()]))
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("suffix", [".model", "_compiled.model"])
+def test_calculator_in_a_fresh_process(trained, workspace, ethanol, dtype, suffix):
+    name = f"efa_{dtype}"
+    folder = trained(name, "--efa", *SMALL, dtype=dtype)
+    path = folder / f"{name}{suffix}"
+    assert path.exists(), "MACE swallows a failing compilation"
+    output = fresh_process(CALCULATE.format(path=str(path), dtype=dtype), workspace)
+    energy, forces = json.loads(output.splitlines()[-1])
+    model = load(folder / f"{name}.model")
+    assert has_efa(model)
+    expected = evaluate(model, ethanol)
+    tolerance = 1e-10 if dtype == "float64" else 2e-5
+    assert energy == pytest.approx(expected["energy"].item(), abs=tolerance)
+    assert torch.allclose(torch.tensor(forces, dtype=torch.float64), expected["forces"].double(), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("layers", [None, [1]])
+def test_torchscript_equals_eager(stock_model, ethanol, layers):
+    config = EFAConfig(max_length=8.0, num_features_qk=4, num_features_v=4, layers=layers)
+    model = randomize(insert_efa(stock_model, config))
+    scripted = jit.compile(deepcopy(model))
+    eager, compiled = evaluate(model, ethanol, compute_virials=True), scripted(batch_of(model, ethanol), compute_virials=True)
+    for quantity in ("energy", "forces", "virials"):
+        assert torch.allclose(eager[quantity], compiled[quantity], rtol=0, atol=1e-10), quantity
+    ethanol.pbc = True
+    with pytest.raises(torch.jit.Error, match="periodic"):
+        scripted(batch_of(model, ethanol))
+
+
+def test_command_line_insert_and_strip(trained, workspace, ethanol, capsys):
+    stock = trained("stock", stock=True) / "stock.model"
+    with_efa, without = workspace / "inserted.model", workspace / "stripped.model"
+    assert main(["insert", "--host", "mace", str(stock), str(with_efa), "--max_length", "9", "--max_degree_v", "1"]) == 0
+    assert "EFA in 2 of 2 layers" in capsys.readouterr().out
+    assert main(["strip", "--host", "mace", str(with_efa), str(without)]) == 0
+    expected = evaluate(load(stock), ethanol)
+    for path in (with_efa, without):
+        found = evaluate(load(path), ethanol)
+        assert torch.equal(found["energy"], expected["energy"]) and torch.equal(found["forces"], expected["forces"])
+    assert has_efa(load(with_efa)) and not has_efa(load(without))
+
+    for arguments, message in (
+        (["insert", "--host", "mace", str(stock), str(with_efa), "--max_length", "9"], "exists already"),
+        (["insert", "--host", "mace", str(stock) + "x", str(without) + "x", "--max_length", "9"], "does not exist"),
+        (["insert", "--host", "mace", str(stock), str(without) + "x"], "give --max_length"),
+        (["strip", "--host", "mace", str(stock), str(without) + "x"], "no EFA to take out"),
+    ):
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_insert_options_from_a_file(trained, tmp_path, capsys):
+    stock = trained("stock", stock=True) / "stock.model"
+    options = tmp_path / "efa.yaml"
+    options.write_text("efa: {max_length: 9, layers: [0]}\n")
+    assert main(["insert", "--host", "mace", "--config", str(options), str(stock), str(tmp_path / "a.model")]) == 0
+    assert "1 of 2 layers" in capsys.readouterr().out
+    options.write_text("efa: {max_lenght: 9}\n")
+    assert main(["insert", "--host", "mace", "--config", str(options), str(stock), str(tmp_path / "b.model")]) == 2
+    assert "did you mean 'max_length'" in capsys.readouterr().err
+
+
+def test_a_compiled_model_is_refused_by_name(trained):
+    folder = trained("efa_float64", "--efa", *SMALL)
+    with pytest.raises(EFAError, match="give the .model file"):
+        insert_efa(torch.jit.load(folder / "efa_float64_compiled.model"), EFAConfig(max_length=3.0))

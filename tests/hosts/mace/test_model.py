@@ -1,0 +1,36 @@
+"""The forward with EFA follows MACE's own, and says so when it cannot."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+
+import pytest
+from mace.modules.models import ScaleShiftMACE
+
+from efa_addons import EFAError
+from efa_addons.hosts.mace.model import EFAScaleShiftMACE, patched_forward
+
+SOURCE = inspect.getsource(ScaleShiftMACE.forward)
+
+
+def test_only_lines_are_added():
+    before = textwrap.dedent(SOURCE).splitlines()
+    after = patched_forward(SOURCE).splitlines()
+    rest = iter(after)
+    assert all(line in rest for line in before)  # a subsequence
+    assert len(after) == len(before) + 3
+
+
+@pytest.mark.parametrize("anchor", ["node_feats, sc = interaction(", "node_feats_list.append(node_feats)"])
+def test_a_drifted_host_names_the_supported_versions(anchor):
+    drifted = SOURCE.replace(anchor, "something_else(")
+    with pytest.raises(EFAError, match=r"0 times instead of once.*Supported: 0\.3\.15, 0\.3\.16"):
+        patched_forward(drifted)
+    with pytest.raises(EFAError, match="2 times"):
+        patched_forward(SOURCE + SOURCE)
+
+
+def test_names_that_mace_and_pickle_look_for():
+    assert EFAScaleShiftMACE.__name__ == "ScaleShiftMACE"
+    assert EFAScaleShiftMACE.__qualname__ == "EFAScaleShiftMACE"

@@ -1,0 +1,191 @@
+"""`efa-mace-train`: stock MACE without EFA options, EFA from flags or YAML with them, and fine-tuning of models that carry it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from mace import tools
+
+from efa_addons import EFAConfig, EFAError
+from efa_addons.hosts.mace import efa_config, has_efa, insert_efa, load, save, train
+from efa_addons.hosts.mace.hooks import resolve_from
+from efa_addons.hosts.mace.insert import efa_parameters
+from efa_addons.hosts.mace.options import TrainingOptions, add_flags, options_from, take_section
+from mace_support import evaluate, randomize
+
+SMALL = ("--efa_num_features_qk", "4", "--efa_num_features_v", "4", "--efa_mlp_features", "8")
+
+
+def losses(folder) -> list[float]:
+    lines = [json.loads(line) for path in folder.glob("results/*_train.txt") for line in path.read_text().splitlines()]
+    return [line["loss"] for line in lines]
+
+
+def options(*flags, section=None):
+    parser = tools.build_default_arg_parser()
+    add_flags(parser)
+    return options_from(parser.parse_args(["--name", "x", *flags]), section)
+
+
+def test_without_efa_options_the_run_is_stock_mace(trained, stock_model):
+    folder = trained("without")
+    model = load(folder / "without.model")
+    assert type(model) is type(stock_model)
+    stock = stock_model.state_dict()
+    assert all(torch.equal(value, stock[name]) for name, value in model.state_dict().items())
+    assert losses(folder) == losses(folder.parent / "stock")
+
+
+def test_efa_is_trained(trained, stock_model):
+    """Every EFA parameter moves away from where it started, and so the last, zero-initialised, ones are not zero."""
+    model = load(trained("efa", "--efa", *SMALL) / "efa.model")
+    assert has_efa(model)
+    last = {name: p for name, p in efa_parameters(model).items() if name.endswith(("mlp.2.weight", "out.weight"))}
+    assert len(last) == 4 and all(p.abs().max() > 0 for p in last.values())
+    # Without blocks in the optimizer the inner weights would be those of the same seed.
+    fresh = efa_parameters(insert_efa(stock_model, efa_config(model), seed=3))
+    assert all(not torch.equal(p, fresh[name]) for name, p in efa_parameters(model).items())
+
+
+def test_max_length_auto_is_the_largest_distance_of_the_training_set(trained, workspace):
+    import ase.io
+
+    structures = ase.io.read(workspace / "train.xyz", ":")
+    largest = max(atoms.get_all_distances().max() for atoms in structures)
+    length = efa_config(load(trained("efa", "--efa", *SMALL) / "efa.model")).max_length
+    assert 1.1 * largest < length <= 1.2 * largest + 1e-3
+
+
+def test_resolve_counts_atoms_and_skips_known_numbers(ethanol):
+    class Structure:
+        positions = torch.tensor(ethanol.positions)
+
+    resolved = resolve_from(EFAConfig(normalization="auto", max_length_margin=1.0), [Structure(), Structure()])
+    assert resolved.normalization == len(ethanol)
+    assert resolved.max_length == pytest.approx(ethanol.get_all_distances().max(), abs=1e-3)
+    fixed = EFAConfig(max_length=7.0)
+    assert resolve_from(fixed, []) is fixed
+
+
+def test_yaml_section(trained, workspace):
+    section = {"max_length": 9.0, "layers": [1], "num_features_qk": 4, "mlp_features": 8, "tolerance": "1e-4", "lr_factor": 2}
+    config = workspace / "run.yaml"
+    config.write_text(yaml.safe_dump({"efa": section, "energy_weight": 3.0}))
+    model = load(trained("from_yaml", "--config", str(config), "--efa_num_features_v", "2") / "from_yaml.model")
+    expected = EFAConfig(max_length=9.0, layers=(1,), num_features_qk=4, num_features_v=2, mlp_features=8, tolerance=1e-4)
+    assert efa_config(model) == expected
+    assert [hasattr(product, "efa") for product in model.products] == [False, True]
+
+
+def test_freezing_the_base(trained, stock_model):
+    frozen = load(trained("frozen", "--efa", "--efa_freeze_base", "true", *SMALL) / "frozen.model")
+    new = efa_parameters(frozen)
+    before = dict(insert_efa(stock_model, efa_config(frozen), seed=3).named_parameters())
+    # float64, same seed: the stock part starts from the same numbers as a stock run and must still have them
+    unfrozen = load(trained("efa", "--efa", *SMALL) / "efa.model")
+    assert all(not torch.equal(p, before[name]) for name, p in new.items())
+    kept = {name: p for name, p in frozen.named_parameters() if name not in new}
+    moved = dict(unfrozen.named_parameters())
+    assert any(not torch.equal(p, moved[name]) for name, p in kept.items())
+    again = load(trained("frozen2", "--efa", "--efa_freeze_base", "true", *SMALL, "--max_num_epochs", "2") / "frozen2.model")
+    assert all(torch.equal(p, dict(again.named_parameters())[name]) for name, p in kept.items())
+
+
+def test_parameter_group_of_its_own(stock_model):
+    from mace.tools import scripts_utils
+
+    args = tools.build_default_arg_parser().parse_args(["--name", "x", "--lr", "0.1", "--weight_decay", "0.5", "--freeze", "6"])
+    args.efa_training = TrainingOptions(lr_factor=0.25, weight_decay=0.0)
+    model = insert_efa(stock_model, EFAConfig(max_length=8.0))
+    groups = {group["name"]: group for group in scripts_utils.get_params_options(args, model)["params"]}
+    ids = {id(p) for p in efa_parameters(model).values()}
+    assert {id(p) for p in groups["efa"]["params"]} == ids
+    assert groups["efa"]["lr"] == pytest.approx(0.025) and groups["efa"]["weight_decay"] == 0.0
+    assert not ids & {id(p) for name, group in groups.items() if name != "efa" for p in group["params"]}
+    assert all(p.requires_grad for p in efa_parameters(model).values())  # --freeze 6 froze the products around them
+
+
+@pytest.mark.parametrize("stock", [True, False], ids=["mace_run_train", "efa-mace-train"])
+def test_fine_tuning_a_model_with_efa(trained, workspace, stock):
+    """The loss before the first step is the one the model ended with: no weight was lost on the way."""
+    base = load(trained("efa", "--efa", *SMALL) / "efa.model")
+    foundation = workspace / "foundation.model"
+    save(randomize(base, 0.05), foundation)
+    # --lr 0 would be refused by no one, but a tiny step keeps the optimizer honest
+    flags = ("--foundation_model", str(foundation), "--multiheads_finetuning", "False", "--lr", "1e-12")
+    folder = trained(f"tuned_{stock}", *flags, "--E0s", "foundation", stock=stock)
+    tuned = load(folder / f"tuned_{stock}.model")
+    assert has_efa(tuned) and efa_config(tuned) == efa_config(base)
+    import ase.io
+
+    atoms = ase.io.read(workspace / "train.xyz", index=2)
+    expected, found = evaluate(base, atoms), evaluate(tuned, atoms)
+    assert torch.allclose(found["energy"], expected["energy"], rtol=0, atol=1e-8)
+    assert torch.allclose(found["forces"], expected["forces"], rtol=0, atol=1e-8)
+
+
+def test_fine_tuning_a_stock_model_with_efa_switched_on_starts_where_stock_does(trained, workspace):
+    base = trained("stock", stock=True) / "stock.model"
+    flags = ("--foundation_model", str(base), "--multiheads_finetuning", "False", "--E0s", "foundation")
+    plain = trained("tuned_plain", *flags)
+    with_efa = trained("tuned_new", *flags, "--efa", "--efa_max_length", "8")
+    assert has_efa(load(with_efa / "tuned_new.model"))
+    assert losses(with_efa)[0] == losses(plain)[0]
+
+
+def test_other_settings_than_the_foundation_models_are_refused(trained, workspace):
+    base = trained("efa", "--efa", *SMALL) / "efa.model"
+    flags = ("--foundation_model", str(base), "--multiheads_finetuning", "False", "--E0s", "foundation")
+    with pytest.raises(EFAError, match="num_features_qk: 8 .the model has 4."):
+        trained("refused", *flags, "--efa_num_features_qk", "8")
+
+
+def test_switching_on_and_off():
+    assert options()[0] is None
+    assert options("--efa")[0] == EFAConfig()
+    assert options("--efa_max_degree_v", "null", "--efa_tolerance", "1e-4")[0] == EFAConfig(tolerance=1e-4)
+    assert options("--efa", "false", section={"max_length": 3.0})[0] is None
+    assert options(section=True)[0] == EFAConfig()
+    assert options(section=False)[0] is None
+    assert options(section={"max_length": 3.0, "lr_factor": 0.5}) == (EFAConfig(max_length=3.0), TrainingOptions(lr_factor=0.5))
+    assert options("--efa_max_length", "4", section={"max_length": 3.0})[0] == EFAConfig(max_length=4.0)
+
+
+def test_bad_options_are_errors():
+    with pytest.raises(EFAError, match="unknown EFA option 'max_lenght' .did you mean 'max_length'"):
+        options(section={"max_lenght": 3.0})
+    with pytest.raises(EFAError, match="num_features_qk must be even"):
+        options("--efa_num_features_qk", "3")
+    with pytest.raises(EFAError, match="takes true or false"):
+        options("--efa", "perhaps")
+    with pytest.raises(EFAError, match="lr_factor must be positive"):
+        options("--efa_lr_factor", "0")
+    with pytest.raises(EFAError, match="section efa: must be"):
+        options(section=[1])
+    with pytest.raises(SystemExit):
+        options("--efa_max_lenght", "3")
+
+
+def test_the_section_is_cut_out_of_the_file(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("name: x\nefa: {max_length: 3}\n")
+    for spelling in (["--config", str(config)], [f"--config={config}"]):
+        argv, section = take_section(["--seed", "1", *spelling, "--lr", "2"])
+        assert section == {"max_length": 3}
+        assert argv[:3] == ["--seed", "1", "--config"] and argv[4:] == ["--lr", "2"]
+        assert yaml.safe_load(open(argv[3])) == {"name": "x"}
+    config.write_text("name: x\n")
+    assert take_section(["--config", str(config)]) == (["--config", str(config)], None)
+
+
+def test_shipped_config_is_read_by_the_parser(request):
+    path = request.config.rootpath / "configs" / "mace" / "efa.yaml"
+    argv, section = take_section(["--config", str(path)])
+    parser = tools.build_default_arg_parser()
+    add_flags(parser)
+    config, _ = options_from(parser.parse_args(argv), section)
+    assert config is not None

@@ -1,0 +1,25 @@
+"""Periodicity is read off the pbc flag; sizes of structures."""
+
+import pytest
+import torch
+
+from efa_addons import EFAError
+from efa_addons.nn.checks import largest_distance, refuse_periodic
+
+
+@pytest.mark.parametrize("pbc", [None, [False, False, False], [[False] * 3, [False] * 3]], ids=str)
+def test_open_structures_pass(pbc):
+    refuse_periodic(None if pbc is None else torch.tensor(pbc))
+
+
+@pytest.mark.parametrize("pbc", [[True, True, True], [False, False, True], [[False] * 3, [False, True, False]]], ids=str)
+def test_any_periodic_direction_is_refused(pbc):
+    with pytest.raises(EFAError, match="periodic structure .pbc has a true entry.*set pbc to false"):
+        refuse_periodic(torch.tensor(pbc))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 2048])
+def test_largest_distance_stays_within_graphs(chunk):
+    positions = torch.tensor([[0.0, 0, 0], [3, 0, 0], [0, 4, 0], [100, 0, 0], [100, 0, 1]])
+    assert largest_distance(positions, torch.tensor([0, 0, 0, 2, 2]), chunk) == 5.0
+    assert largest_distance(positions[:0], torch.zeros(0, dtype=torch.long), chunk) == 0.0

@@ -1,0 +1,94 @@
+"""torch.export and torch.compile with symbolic numbers of atoms and graphs: traced once, right for every size."""
+
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim, export
+
+from efa_addons import EFABlock, EFAConfig, EuclideanFastAttention
+
+pytestmark = pytest.mark.usefixtures("double")
+
+TRACED = (3, 1, 4, 2, 2)  # no two sizes alike: torch would take equal ones for the same symbol
+OTHERS = [(2, 5), (40, 0, 1, 1, 2), (1,) * 9]
+COUPLED = {
+    "tensor_integration": True, "ti_max_degree_sph": 1, "ti_parametrize_coupling_paths": True, "activation": "shifted_softplus",
+    "frequencies_trainable": True,
+}  # fmt: skip
+
+
+def attention(**options):
+    return EuclideanFastAttention(**{"num_features": 4, "max_degree": 1, "max_length": 5.0, "lebedev_num": 14, **options})
+
+
+def block(**options):
+    settings = {"num_features_qk": 4, "num_features_v": 4, "mlp_features": 4, "lebedev_num": 14, "max_length": 5.0}
+    return EFABlock("4x0e+4x1o", "4x0e+4x1o", EFAConfig(**settings, **options))
+
+
+MODULES = {
+    "attention": attention,
+    "tensor integration": lambda: attention(**COUPLED),
+    "block": lambda: block(include_self=False),
+    "block with tensor integration": lambda: block(tensor_integration=True),
+}
+
+
+class WithPointers(nn.Module):
+    """Takes the number of graphs from a tensor of its size plus one, as hosts do."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x, positions, batch, ptr):
+        return self.module(x, positions, batch, ptr.shape[0] - 1)
+
+
+def arguments(module, atoms, sizes):
+    positions, batch, num_graphs = atoms(*sizes)
+    shape = (module.pack.dim,) if isinstance(module, EFABlock) else module.input_shape
+    x = torch.randn(len(batch), *shape, requires_grad=True)
+    return x, positions.requires_grad_(), batch, torch.zeros(num_graphs + 1)
+
+
+def assert_equal(traced, eager, tensors):
+    """Outputs, and gradients by features and positions."""
+    results = []
+    for call in (traced, eager):
+        out = call(*tensors)
+        results.append([out, *torch.autograd.grad(out.square().sum(), tensors[:2])])
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["attention", "tensor integration", "block"])
+def test_export(name, atoms, randomized):
+    module = randomized(MODULES[name]())
+    eager, num_atoms = WithPointers(module), Dim("num_atoms", min=2)
+    dims = ({0: num_atoms}, {0: num_atoms}, {0: num_atoms}, {0: Dim("num_graphs_plus_1", min=3)})
+    tensors = tuple(tensor.detach() for tensor in arguments(module, atoms, TRACED))
+    exported = export(eager, tensors, dynamic_shapes=dims).module()
+    for sizes in (TRACED, *OTHERS):
+        assert_equal(exported, eager, arguments(module, atoms, sizes))
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        ("attention", "eager"),
+        ("tensor integration", "eager"),
+        ("attention", "aot_eager"),
+        pytest.param("tensor integration", "aot_eager", marks=pytest.mark.slow),
+        pytest.param("block", "aot_eager", marks=pytest.mark.slow),
+        pytest.param("block with tensor integration", "aot_eager", marks=pytest.mark.slow),
+    ],
+)
+def test_compile(name, backend, atoms, randomized):
+    torch.compiler.reset()
+    module = randomized(MODULES[name]())
+    eager = WithPointers(module)
+    compiled = torch.compile(eager, fullgraph=True, dynamic=True, backend=backend)
+    for sizes in (TRACED, *OTHERS):
+        with torch.compiler.set_stance("default" if sizes == TRACED else "fail_on_recompile"):
+            assert_equal(compiled, eager, arguments(module, atoms, sizes))

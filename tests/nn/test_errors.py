@@ -1,0 +1,79 @@
+"""Every refusal says what was given and what is expected."""
+
+import pytest
+import torch
+
+from efa_addons import EFABlock, EFAConfig, EFAError, EuclideanFastAttention
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_features": 3}, "even number of features .* got 3; set num_features_qk"),
+        ({"num_features_qk": 5}, "even number of features .* got 5"),
+        ({"parametrized": False, "num_features": 5}, "even number of features .* got 5"),
+        ({"parametrized": False, "num_features_qk": 4}, "num_features_qk=4 and num_features_v=None need parametrized=True"),
+        ({"parametrized": False, "num_features_v": 4}, "num_features_v=4 need parametrized=True"),
+        ({"max_degree_qk": 2}, "max_degree_qk=2 is impossible: the features reach degree 1; give 0 to 1"),
+        ({"max_degree_v": -1}, "max_degree_v=-1 is impossible"),
+        ({"activation": "shifted_soft_plus"}, "unknown activation 'shifted_soft_plus' .did you mean 'shifted_softplus'"),
+        ({"lebedev_num": 51}, "no Lebedev grid has lebedev_num=51 points; use 50 or 74"),
+        ({"max_frequency": 0.0}, "max_frequency must be a positive number, got 0.0"),
+        ({"max_length": -1.0}, "max_length must be a positive number, got -1.0"),
+        ({"max_length": "auto"}, "max_length must be a positive number, got 'auto'"),
+        ({"normalization": "auto"}, "normalization must be a positive number, got 'auto'"),
+        ({"ti_max_degree_sph": 1}, "ti_max_degree_sph=1 need tensor_integration=True"),
+        ({"ti_max_degree": 1, "ti_include_pseudotensors": False}, "ti_max_degree=1, ti_include_pseudotensors=False need"),
+        ({"ti_parametrize_coupling_paths": True}, "ti_parametrize_coupling_paths=True need tensor_integration=True"),
+        ({"ti_degree_scaling_constants": (1.0,)}, "ti_degree_scaling_constants=.* need tensor_integration=True"),
+        ({"tensor_integration": True, "ti_max_degree": 3}, "ti_max_degree=3 cannot be reached: .* gives at most 2"),
+        (
+            {"tensor_integration": True, "ti_degree_scaling_constants": (1.0, 2.0, 3.0)},
+            "one constant for each degree 0 to 1 .* got 3",
+        ),
+    ],
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",
+)
+def test_options_of_the_attention(options, message):
+    with pytest.raises(EFAError, match=message):
+        EuclideanFastAttention(**{"num_features": 4, "max_degree": 1, "max_length": 5.0, **options})
+
+
+GOOD = {"inputs": torch.randn(3, 1, 4, 2), "positions": torch.randn(3, 3), "batch": torch.tensor([0, 0, 1]), "num_graphs": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": torch.randn(3, 4, 2)}, r"inputs must have the shape \(atoms, 1, 4, 2\).* got \[3, 4, 2\]"),
+        ({"inputs": torch.randn(3, 1, 1, 2)}, r"inputs must have the shape .* got \[3, 1, 1, 2\]"),
+        ({"inputs": torch.randn(3, 2, 4, 2)}, r"inputs must have the shape .* got \[3, 2, 4, 2\]"),
+        ({"inputs": torch.ones(3, 1, 4, 2).int()}, "must be real floating-point, got torch.int32 and torch.float32"),
+        ({"positions": torch.randn(3, 2)}, r"positions must have the shape \(3, 3\) as inputs, got \[3, 2\]"),
+        ({"positions": torch.randn(2, 3)}, r"positions must have the shape \(3, 3\) as inputs, got \[2, 3\]"),
+        ({"positions": torch.ones(3, 3).long()}, "must be real floating-point, got torch.float32 and torch.int64"),
+        ({"batch": torch.tensor([0, 0])}, r"batch must have the shape \(3,\) as inputs, got \[2\]"),
+        ({"batch": torch.tensor([[0], [0], [1]])}, r"batch must have the shape \(3,\) as inputs, got \[3, 1\]"),
+        ({"batch": torch.tensor([0, 0, 1]).int()}, r"int64 graph numbers, got torch.int32; use batch.long\(\)"),
+        ({"batch": torch.tensor([0, 0, 2])}, "batch must hold graph numbers 0 to 1, got 0 to 2"),
+        ({"batch": torch.tensor([-1, 0, 1])}, "batch must hold graph numbers 0 to 1, got -1 to 1"),
+        ({"num_graphs": 0}, "num_graphs must be 1 or more, got 0"),
+    ],
+)
+def test_tensors_into_the_attention(changes, message):
+    module = EuclideanFastAttention(2, 1, max_length=5.0)
+    module(**GOOD)
+    with pytest.raises(EFAError, match=message):
+        module(**{**GOOD, **changes})
+
+
+def test_block():
+    config = EFAConfig(max_length=5.0)
+    with pytest.raises(EFAError, match="max_length=auto and normalization=1.0 must be numbers here: call EFAConfig.resolve"):
+        EFABlock("4x0e", "4x0e", EFAConfig())
+    with pytest.raises(EFAError, match="max_length=5.0 and normalization=auto must be numbers"):
+        EFABlock("4x0e", "4x0e", config.replace(normalization="auto"))
+    with pytest.raises(EFAError, match=r"irreps_out must contain scalars \(0e\) for EFA to act on, got 4x1o"):
+        EFABlock("4x0e", "4x1o", config)
+    with pytest.raises(EFAError, match=r"features must have the shape \(atoms, 4\), got \[2, 5\]"):
+        EFABlock("4x0e", "4x0e", config)(torch.randn(2, 5), torch.randn(2, 3))

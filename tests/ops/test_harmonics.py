@@ -1,0 +1,23 @@
+"""Spherical harmonics: component order and normalisation."""
+
+from math import sqrt
+
+import torch
+
+from efa_addons.ops.harmonics import spherical_harmonics
+
+
+def test_components_up_to_degree_two():
+    x, y, z = r = torch.tensor([2.0, -3.0, 6.0]) / 7
+    expected = torch.tensor([
+        1.0, x, y, z,
+        sqrt(3) * x * z, sqrt(3) * x * y, (3 * y * y - 1) / 2, sqrt(3) * y * z, sqrt(3) / 2 * (z * z - x * x),
+    ])  # fmt: skip
+    assert (spherical_harmonics(2, 5 * r) - expected).abs().max() < 1e-6
+
+
+def test_unit_norm_and_precision():
+    values = spherical_harmonics(4, torch.randn(10, 3, dtype=torch.float64))
+    norms = torch.stack([part.norm(dim=1) for part in values.split([1, 3, 5, 7, 9], dim=1)])
+    assert (norms - 1).abs().max() < 1e-14
+    assert spherical_harmonics(1, torch.randn(2, 3)).dtype == torch.float32
