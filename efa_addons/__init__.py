@@ -3,7 +3,6 @@
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError, EFAWarning
 from efa_addons.nn import EFABlock, EuclideanFastAttention
-
 from efa_addons.version import __version__
 
 __all__ = ["EFABlock", "EFAConfig", "EFAError", "EFAWarning", "EuclideanFastAttention", "__version__"]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import yaml
 
@@ -14,6 +17,7 @@ from efa_addons.errors import EFAError
 from efa_addons.version import __version__
 
 HOSTS = ("mace",)
+Verbs = Any  # the object argparse.add_subparsers returns
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _add_insert(verbs) -> None:
+def _add_insert(verbs: Verbs) -> None:
     parser = verbs.add_parser("insert", help="put zero-initialised EFA blocks into a trained model")
     _add_files(parser, "a trained model without EFA")
     parser.add_argument("--seed", type=int, default=0, help="seed of the inner weights (default: 0)")
@@ -46,7 +50,7 @@ def _add_insert(verbs) -> None:
     parser.set_defaults(run=_insert)
 
 
-def _add_strip(verbs) -> None:
+def _add_strip(verbs: Verbs) -> None:
     parser = verbs.add_parser("strip", help="take the EFA blocks out of a model again")
     _add_files(parser, "a model with EFA")
     parser.set_defaults(run=_strip)
@@ -58,7 +62,7 @@ def _add_files(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("output", metavar="OUT", type=Path, help="file to write; an existing one is not overwritten")
 
 
-def _add_demo(verbs) -> None:
+def _add_demo(verbs: Verbs) -> None:
     parser = verbs.add_parser("demo", help="the cumulene torsion: MACE with and without EFA, from data to plot")
     parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="folder (default: demo-out)")
     parser.add_argument("--quick", action="store_true", help="a minute's version of every step; its figures mean nothing")
@@ -81,31 +85,29 @@ def _insert(args: argparse.Namespace) -> None:
             "there is no training set here to take 'auto' from: give --max_length in Å (the largest interatomic distance you "
             "will compute) and a number for --normalization."
         )
-    host, load, save = _host(args)
-    model = host.insert_efa(load(args.input), config, seed=args.seed)
-    save(model, args.output)
+    host = _host(args)
+    model = host.insert_efa(host.load(args.input), config, seed=args.seed)
+    host.save(model, args.output)
     print(host.describe(model))
 
 
 def _strip(args: argparse.Namespace) -> None:
-    host, load, save = _host(args)
-    save(host.strip_efa(load(args.input)), args.output)
+    host = _host(args)
+    host.save(host.strip_efa(host.load(args.input)), args.output)
     print(f"{args.output}: stock model without EFA")
 
 
-def _host(args: argparse.Namespace):
-    """The adapter module and its load and save."""
+def _host(args: argparse.Namespace) -> ModuleType:
+    """The adapter module."""
     for path, wanted in ((args.input, True), (args.output, False)):
         if path.exists() != wanted:
             kind = FileNotFoundError if wanted else FileExistsError
             raise kind(f"{path} {'does not exist' if wanted else 'exists already; give another name'}.")
-    import importlib
-
     try:
         host = importlib.import_module(f"efa_addons.hosts.{args.host}")
     except ImportError as error:
         raise ImportError(f"{error}; install the host with: pip install efa-addons[{args.host}]") from error
-    return host, host.load, host.save
+    return host
 
 
 def _demo(args: argparse.Namespace) -> None:

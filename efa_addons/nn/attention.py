@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from efa_addons.errors import EFAError, EFAWarning, unknown_names
-from efa_addons.ops.activations import ACTIVATIONS, gate
 from efa_addons.nn.checks import check_graphs, check_inputs, largest_distance
 from efa_addons.nn.features import Dense, FeatureType, Select, components_of
 from efa_addons.nn.tensor_integration import TensorIntegration
+from efa_addons.ops.activations import ACTIVATIONS, gate
 from efa_addons.ops.erope import default_frequencies
 from efa_addons.ops.graphs import center_positions, graph_blocks, not_alone
 from efa_addons.ops.harmonics import spherical_harmonics
@@ -68,6 +68,9 @@ class EuclideanFastAttention(nn.Module):
     Raises:
         EFAError: impossible options, or tensors of the wrong shape or dtype.
     """
+
+    directions: Tensor
+    weights: Tensor
 
     def __init__(
         self,
@@ -125,9 +128,9 @@ class EuclideanFastAttention(nn.Module):
         self.input_type = source
         self.input_shape = [source.num_parities, (source.max_degree + 1) ** 2, source.num_features]
         if parametrized:
-            self.q = Dense(source.irreps, num_features, features_qk, irreps_qk, use_bias)
-            self.k = Dense(source.irreps, num_features, features_qk, irreps_qk, use_bias)
-            self.v = Dense(source.irreps, num_features, features_v, irreps_v, use_bias)
+            self.q: nn.Module = Dense(source.irreps, num_features, features_qk, irreps_qk, use_bias)
+            self.k: nn.Module = Dense(source.irreps, num_features, features_qk, irreps_qk, use_bias)
+            self.v: nn.Module = Dense(source.irreps, num_features, features_v, irreps_v, use_bias)
         else:
             self.q = Select(source.components, components_of(irreps_qk))
             self.k = Select(source.components, components_of(irreps_qk))

@@ -33,6 +33,8 @@ class EFABlock(nn.Module):
     Input x (N, irreps_in.dim), positions (N, 3) in Å, batch (N,); output (N, irreps_out.dim).
     """
 
+    to_invariants: Tensor
+
     def __init__(
         self, irreps_in: o3.Irreps | str, irreps_out: o3.Irreps | str, config: EFAConfig, layout: str = "mul_ir"
     ) -> None:
@@ -46,7 +48,7 @@ class EFABlock(nn.Module):
         if (0, 1) not in [(ir.l, ir.p) for _, ir in o3.Irreps(irreps_out)]:
             raise EFAError(f"irreps_out must contain scalars (0e) for EFA to act on, got {irreps_out}.")
         self.pack = Pack(irreps_in, layout)
-        source = self.pack.type
+        source = self.pack.kind
         attention = _attention(source, config)
         self.attention = EmulatedAttention(attention) if config.emulate else attention
         self.input_shape = attention.input_shape
@@ -74,9 +76,7 @@ class EFABlock(nn.Module):
             for parameter in self.mlp[2].parameters():
                 parameter.zero_()
 
-    def forward(
-        self, x: Tensor, positions: Tensor, batch: Optional[Tensor] = None, num_graphs: Optional[int] = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, batch: Optional[Tensor] = None, num_graphs: Optional[int] = None) -> Tensor:
         """The residual to add to the local layer's output."""
         features = self.pack(x)
         attended = self.attention(features.view([-1] + self.input_shape), positions, batch, num_graphs).flatten(1, 2)

@@ -50,12 +50,11 @@ def refuse_periodic(pbc: Optional[Tensor]) -> None:
             look = True
         else:
             look = not torch.compiler.is_compiling()
-        if look:
-            if bool(pbc.any().item()):
-                raise EFAError(
-                    "EFA got a periodic structure (pbc has a true entry). Absolute positions are not defined under periodic "
-                    "boundary conditions and periodic EFA does not exist yet: set pbc to false, or use the model without EFA."
-                )
+        if look and bool(pbc.any().item()):
+            raise EFAError(
+                "EFA got a periodic structure (pbc has a true entry). Absolute positions are not defined under periodic "
+                "boundary conditions and periodic EFA does not exist yet: set pbc to false, or use the model without EFA."
+            )
 
 
 def largest_distance(positions: Tensor, batch: Tensor, chunk: int = 2048) -> float:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from efa_addons.errors import EFAError
 
-
 Irrep = tuple[int, int]  # degree, parity ±1
 Component = tuple[int, int, int]  # degree, parity ±1, order index 0..2l
 
@@ -65,6 +64,8 @@ def components_of(irreps: list[Irrep]) -> list[Component]:
 class Select(nn.Module):
     """Picks, reorders, drops and zero-fills components: (N, K_source, F) -> (N, K_target, F)."""
 
+    index: Tensor
+
     def __init__(self, source: list[Component], target: list[Component]) -> None:
         super().__init__()
         place = {component: i for i, component in enumerate(source)}
@@ -93,6 +94,9 @@ class Dense(nn.Module):
 
     Input (N, K_source, F_in), output (N, K, F_out) with the components of `irreps` in their order.
     """
+
+    expand: Tensor
+    is_scalar: Tensor
 
     def __init__(
         self,

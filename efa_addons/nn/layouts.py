@@ -43,15 +43,17 @@ def _places(irreps: o3.Irreps | str, layout: str) -> list[tuple[Component, int]]
 class Pack(nn.Module):
     """Flat features (N, irreps.dim) -> (N, K, F)."""
 
+    index: Tensor
+
     def __init__(self, irreps: o3.Irreps | str, layout: str = "mul_ir") -> None:
         super().__init__()
-        self.type = feature_type(irreps)
-        self.num_components = self.type.num_components
-        self.num_features = self.type.num_features
+        self.kind = feature_type(irreps)
+        self.num_components = self.kind.num_components
+        self.num_features = self.kind.num_features
         places = _places(irreps, layout)
         self.dim = len(places)
         entry = {place: i for i, place in enumerate(places)}
-        index = [entry.get((c, f), self.dim) for c in self.type.components for f in range(self.num_features)]
+        index = [entry.get((c, f), self.dim) for c in self.kind.components for f in range(self.num_features)]
         self.fills = self.dim in index
         self.register_buffer("index", torch.tensor(index, dtype=torch.long), persistent=False)
 
@@ -66,11 +68,13 @@ class Pack(nn.Module):
 class Unpack(nn.Module):
     """(N, K, F) -> flat features (N, irreps.dim)."""
 
+    index: Tensor
+
     def __init__(self, irreps: o3.Irreps | str, layout: str = "mul_ir") -> None:
         super().__init__()
-        self.type = feature_type(irreps)
-        component = {c: i for i, c in enumerate(self.type.components)}
-        index = [component[c] * self.type.num_features + f for c, f in _places(irreps, layout)]
+        self.kind = feature_type(irreps)
+        component = {c: i for i, c in enumerate(self.kind.components)}
+        index = [component[c] * self.kind.num_features + f for c, f in _places(irreps, layout)]
         self.register_buffer("index", torch.tensor(index, dtype=torch.long), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -23,6 +23,10 @@ class TensorIntegration(nn.Module):
     Input Z (N, (L_Y+1)^2, K_v, F), output (N, K_out, F) of type `target`.
     """
 
+    place: Tensor
+    path: Tensor
+    value: Tensor
+
     def __init__(
         self,
         max_degree_sph: int,
@@ -40,7 +44,7 @@ class TensorIntegration(nn.Module):
         if not source.pseudotensors and 0 in (max_degree_sph, source.max_degree, max_degree):
             include_pseudotensors = False  # no path leads to one
         self.target = FeatureType(max_degree, include_pseudotensors, source.num_features)
-        self.paths: list[tuple[int, Irrep, Irrep]] = []
+        paths: list[tuple[int, Irrep, Irrep]] = []
         place, path, value = [], [], []
         for degree in range(max_degree_sph + 1):
             for first, irrep in _blocks(source):
@@ -52,21 +56,21 @@ class TensorIntegration(nn.Module):
                     for a, b, c in (table.abs() > 1e-14).nonzero().tolist():
                         row = (degree**2 + a) * source.num_components + first + b
                         place.append(row * self.target.num_components + out + c)
-                        path.append(len(self.paths))
+                        path.append(len(paths))
                         value.append(table[a, b, c].item())
-                    self.paths.append((degree, irrep, irrep_out))
+                    paths.append((degree, irrep, irrep_out))
+        self.paths = paths
         self.num_rows = (max_degree_sph + 1) ** 2 * source.num_components
         self.num_out = self.target.num_components
         self.register_buffer("place", torch.tensor(place, dtype=torch.long), persistent=False)
         self.register_buffer("path", torch.tensor(path, dtype=torch.long), persistent=False)
         self.register_buffer("value", torch.tensor(value, dtype=torch.get_default_dtype()), persistent=False)
+        self.weight: nn.Parameter | None = None
         if parametrize_coupling_paths:
             # Unit variance per output irrep: divide by the number of paths that end in it.
-            ends = [irrep_out for _, _, irrep_out in self.paths]
+            ends = [irrep_out for _, _, irrep_out in paths]
             spread = torch.tensor([ends.count(end) ** -0.5 for end in ends])
-            self.weight = nn.Parameter(torch.randn(len(self.paths), source.num_features) * spread[:, None])
-        else:
-            self.weight = None
+            self.weight = nn.Parameter(torch.randn(len(paths), source.num_features) * spread[:, None])
 
     def forward(self, z: Tensor) -> Tensor:
         rows = z.flatten(1, 2)

@@ -32,7 +32,7 @@ def _su2(l1: int, m1: int, l2: int, m2: int, l3: int, m3: int) -> float:
     return sqrt(square) * float(total)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _real_from_complex(degree: int) -> np.ndarray:
     """Rows: real harmonics of order -l..l (e3nn's order, its polar axis y) as combinations of the complex ones."""
     unitary = np.zeros((2 * degree + 1, 2 * degree + 1), dtype=complex)
@@ -49,7 +49,7 @@ def _real_from_complex(degree: int) -> np.ndarray:
     return unitary
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def clebsch_gordan(l1: int, l2: int, l3: int) -> np.ndarray:
     """Coupling tensor (2 l1+1, 2 l2+1, 2 l3+1), float64, with squared norm 2 l3+1.
 

@@ -41,14 +41,13 @@ def lebedev_grid(lebedev_num: int) -> tuple[np.ndarray, np.ndarray]:
         above = [n for n in LEBEDEV_DEGREES if n > lebedev_num]
         near = " or ".join(str(n) for n in below[-1:] + above[:1])
         raise EFAError(
-            f"no Lebedev grid has lebedev_num={lebedev_num} points; use {near} "
-            f"(all: {', '.join(map(str, LEBEDEV_DEGREES))})."
+            f"no Lebedev grid has lebedev_num={lebedev_num} points; use {near} (all: {', '.join(map(str, LEBEDEV_DEGREES))})."
         )
     points, weights = lebedev_rule(LEBEDEV_DEGREES[lebedev_num])
     return np.ascontiguousarray(points.T), weights / weights.sum()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _test_directions(num: int = 200) -> np.ndarray:
     """Directions (num, 3) spread over the sphere on a spiral, none of them on a symmetry axis of the grids."""
     i = np.arange(num) + 0.5

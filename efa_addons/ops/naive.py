@@ -13,8 +13,9 @@ def attend_pairs(
 
     rot(q_n)·rot(k_n') = Σ_c Re(q_c conj(k_c) exp(i ω_c u·(r_n - r_n'))), with q_c the complex number of pair c.
     """
-    qc, kc = torch.view_as_complex(q.unflatten(-1, [-1, 2]).contiguous()), torch.view_as_complex(
-        k.unflatten(-1, [-1, 2]).contiguous()
+    qc, kc = (
+        torch.view_as_complex(q.unflatten(-1, [-1, 2]).contiguous()),
+        torch.view_as_complex(k.unflatten(-1, [-1, 2]).contiguous()),
     )
     out = torch.zeros_like(v)
     for n in range(q.shape[0]):

@@ -71,12 +71,12 @@ class Result:
 # column of the table (lines of its head) -> how to write a Result in it
 COLUMNS = {
     ("model",): lambda r: r.label,
-    ("energy", "MAE / RMSE", "meV/atom"): lambda r: f"{r.energy_mae:.1f} / {r.energy_rmse:.1f}",
+    ("energy", "MAE / RMSE", "meV/atom"): lambda r: f"{_short(r.energy_mae)} / {_short(r.energy_rmse)}",
     ("force", "MAE / RMSE", "meV/Å"): lambda r: f"{r.force_mae:.0f} / {r.force_rmse:.0f}",
-    ("scan", "largest dev.", "meV"): lambda r: f"{r.scan_deviation:.0f}",
+    ("scan", "max. dev.", "meV"): lambda r: f"{r.scan_deviation:.0f}",
     ("barrier", "error", "meV"): lambda r: f"{r.barrier_error:+.0f}",
     ("para-", "meters"): lambda r: f"{r.num_parameters:,}",
-    ("train", "s/epoch"): lambda r: f"{r.seconds_per_epoch:.1f}",
+    ("s per", "epoch"): lambda r: f"{r.seconds_per_epoch:.1f}",
 }
 
 # Okabe-Ito colours, told apart by line and marker, too
@@ -131,7 +131,7 @@ def write(folder: Path, results: Sequence[Result], reference: Profile, settings:
 
 def rich_table(results: Sequence[Result]) -> Table:
     """The table for a terminal of 80 columns."""
-    table = Table(title="cumulene torsion", box=SIMPLE, collapse_padding=True)
+    table = Table(title="cumulene torsion", box=SIMPLE, collapse_padding=True, pad_edge=False)
     for i, head in enumerate(COLUMNS):
         table.add_column("\n".join(head), justify="right" if i else "left", no_wrap=True)
     for result in results:
@@ -144,6 +144,10 @@ def markdown_table(results: Sequence[Result]) -> str:
     rows = [[" ".join(head).replace("- ", "") for head in COLUMNS], ["---"] + ["---:"] * (len(COLUMNS) - 1)]
     rows += [[text(result) for text in COLUMNS.values()] for result in results]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def plot(path: Path, results: Sequence[Result], reference: Profile) -> None:

@@ -62,7 +62,11 @@ def assert_equal(traced, eager, tensors):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["attention", "tensor integration", "block"])
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["tensor integration", "block", slow("attention"), slow("block with tensor integration")])
 def test_export(name, atoms, randomized):
     module = randomized(MODULES[name]())
     eager, num_atoms = WithPointers(module), Dim("num_atoms", min=2)
@@ -75,14 +79,7 @@ def test_export(name, atoms, randomized):
 
 @pytest.mark.parametrize(
     ("name", "backend"),
-    [
-        ("attention", "eager"),
-        ("tensor integration", "eager"),
-        ("attention", "aot_eager"),
-        pytest.param("tensor integration", "aot_eager", marks=pytest.mark.slow),
-        pytest.param("block", "aot_eager", marks=pytest.mark.slow),
-        pytest.param("block with tensor integration", "aot_eager", marks=pytest.mark.slow),
-    ],
+    [("block", "eager"), ("tensor integration", "eager"), *(slow(name, "aot_eager") for name in MODULES)],
 )
 def test_compile(name, backend, atoms, randomized):
     torch.compiler.reset()

@@ -15,7 +15,7 @@ def test_round_trip(irreps, layout):
     pack, unpack = Pack(irreps, layout), Unpack(irreps, layout)
     x = torch.randn(5, pack.dim)
     packed = pack(x)
-    assert packed.shape == (5, pack.type.num_components, pack.type.num_features)
+    assert packed.shape == (5, pack.kind.num_components, pack.kind.num_features)
     assert (packed != 0).sum() == x.numel()
     assert torch.equal(unpack(packed), x)
     assert pack(x[:0]).shape == (0, *packed.shape[1:])

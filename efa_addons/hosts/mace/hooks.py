@@ -1,7 +1,7 @@
-"""What MACE's training script must know about EFA, as wrappers around four of its functions.
+"""What MACE's training script must know about EFA, as wrappers around three of its functions.
 
-Each wrapper calls the original; without EFA in the arguments or the model the result is the original's, bit for bit. They are put
-where MACE looks the functions up, so that the stock `mace_run_train` serves a model with EFA, too.
+Each wrapper calls the original; without EFA in the arguments or the model the result is the original's, bit for bit. They
+are put where MACE looks the functions up, so that the stock `mace_run_train` serves a model with EFA, too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from mace.tools import model_script_utils, scripts_utils
-from torch import nn
 
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError

@@ -13,7 +13,7 @@ from torch import nn
 
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
-from efa_addons.hosts.mace.model import EFAScaleShiftMACE, MACEEFA
+from efa_addons.hosts.mace.model import MACEEFA, EFAScaleShiftMACE
 
 
 def load(path: Path | str) -> nn.Module:

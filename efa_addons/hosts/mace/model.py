@@ -1,7 +1,7 @@
 """ScaleShiftMACE with EFA: the class a model is given once EFA blocks are attached to its products.
 
-Its forward is MACE's own, read from the installed package, plus two lines at two anchors. `super().forward()` or wrappers around
-the layers do not survive TorchScript, and a copy of the host's forward would age; a drift of the anchors is an error here.
+Its forward is MACE's own, read from the installed package, plus a few lines at two anchors. `super().forward()` or wrappers
+around the layers do not survive TorchScript, and a copy of the host's forward would age; a drift of the anchors is an error.
 """
 
 from __future__ import annotations

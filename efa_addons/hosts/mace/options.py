@@ -54,8 +54,8 @@ def _as_yaml(value: Any) -> str:
 def take_section(argv: list[str]) -> tuple[list[str], Any]:
     """Cuts the section `efa:` out of the YAML file that `--config` names.
 
-    MACE's own parser knows flat keys only. Returns the arguments, with a temporary file in place of one that had the section, and
-    the section (None without).
+    MACE's own parser knows flat keys only. Returns the arguments, with a temporary file in place of one that had the section,
+    and the section (None without).
     """
     argv, section = list(argv), None
     for i, argument in enumerate(argv):
@@ -69,8 +69,7 @@ def take_section(argv: list[str]) -> tuple[list[str], Any]:
         if not isinstance(content, Mapping) or "efa" not in content:
             continue
         section = content["efa"]
-        rest = tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="efa_addons_", delete=False)
-        with rest:
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="efa_addons_", delete=False) as rest:
             yaml.safe_dump({key: entry for key, entry in content.items() if key != "efa"}, rest)
         argv[i : i + (1 if equals else 2)] = ["--config", rest.name]
     return argv, section

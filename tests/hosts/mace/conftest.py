@@ -9,13 +9,13 @@ import torch
 
 pytest.importorskip("mace")
 
-import ase.io  # noqa: E402
-from ase.build import molecule  # noqa: E402
-from ase.calculators.lj import LennardJones  # noqa: E402
-from mace import tools  # noqa: E402
-from mace.cli import run_train  # noqa: E402
+import ase.io
+from ase.build import molecule
+from ase.calculators.lj import LennardJones
+from mace import tools
+from mace.cli import run_train
 
-from efa_addons.hosts.mace import load, train  # noqa: E402
+from efa_addons.hosts.mace import load, train
 
 FLAGS = (
     "--valid_fraction 0.25 --E0s average --energy_key REF_energy --forces_key REF_forces --model ScaleShiftMACE "

@@ -8,12 +8,12 @@ from copy import deepcopy
 import pytest
 import torch
 from e3nn.util import jit
+from mace_support import batch_of, evaluate, fresh_process, randomize
 from test_train import SMALL
 
 from efa_addons import EFAConfig, EFAError
 from efa_addons.cli import main
 from efa_addons.hosts.mace import has_efa, insert_efa, load
-from mace_support import batch_of, evaluate, fresh_process, randomize
 
 CALCULATE = """
 import json, ase.io

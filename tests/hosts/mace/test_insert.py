@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from ase.build import molecule
+from mace_support import evaluate, randomize, rotation
 
 from efa_addons import EFAConfig, EFAError, EFAWarning
 from efa_addons.hosts.mace import describe, efa_config, has_efa, insert_efa, strip_efa
 from efa_addons.hosts.mace.insert import graft_from
-from mace_support import evaluate, randomize, rotation
 
 CONFIG = EFAConfig(max_length=8.0, num_features_qk=4, num_features_v=4, mlp_features=8)
 
@@ -26,7 +26,9 @@ def energy(model, atoms) -> float:
 
 
 @pytest.mark.parametrize("layers", [None, [0], [1]])
-@pytest.mark.parametrize("options", [{}, {"tensor_integration": True, "ti_max_degree_sph": 1, "ti_max_degree": 1}, {"emulate": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"tensor_integration": True, "ti_max_degree_sph": 1, "ti_max_degree": 1}, {"emulate": True}]
+)
 def test_insertion_changes_nothing(stock_model, ethanol, layers, options):
     inserted = insert_efa(stock_model, CONFIG.replace(layers=layers, **options))
     before, after = (evaluate(m, ethanol, compute_stress=True, compute_virials=True) for m in (stock_model, inserted))

@@ -1,21 +1,21 @@
-"""`efa-mace-train`: stock MACE without EFA options, EFA from flags or YAML with them, and fine-tuning of models that carry it."""
+"""`efa-mace-train`: stock MACE without EFA options, EFA from flags or YAML with them, and fine-tuning."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
-
 from mace import tools
+from mace_support import evaluate, randomize
 
 from efa_addons import EFAConfig, EFAError
-from efa_addons.hosts.mace import efa_config, has_efa, insert_efa, load, save, train
+from efa_addons.hosts.mace import efa_config, has_efa, insert_efa, load, save
 from efa_addons.hosts.mace.hooks import resolve_from
 from efa_addons.hosts.mace.insert import efa_parameters
 from efa_addons.hosts.mace.options import TrainingOptions, add_flags, options_from, take_section
-from mace_support import evaluate, randomize
 
 SMALL = ("--efa_num_features_qk", "4", "--efa_num_features_v", "4", "--efa_mlp_features", "8")
 
@@ -177,7 +177,7 @@ def test_the_section_is_cut_out_of_the_file(tmp_path):
         argv, section = take_section(["--seed", "1", *spelling, "--lr", "2"])
         assert section == {"max_length": 3}
         assert argv[:3] == ["--seed", "1", "--config"] and argv[4:] == ["--lr", "2"]
-        assert yaml.safe_load(open(argv[3])) == {"name": "x"}
+        assert yaml.safe_load(Path(argv[3]).read_text()) == {"name": "x"}
     config.write_text("name: x\n")
     assert take_section(["--config", str(config)]) == (["--config", str(config)], None)
 
