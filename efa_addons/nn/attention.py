@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 import torch
 from torch import Tensor, nn
@@ -69,8 +69,9 @@ class EuclideanFastAttention(nn.Module):
         EFAError: impossible options, or tensors of the wrong shape or dtype.
     """
 
-    directions: Tensor
-    weights: Tensor
+    if TYPE_CHECKING:  # TorchScript would stumble over these
+        directions: Tensor
+        weights: Tensor
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,8 @@ class EFABlock(nn.Module):
     Input x (N, irreps_in.dim), positions (N, 3) in Å, batch (N,); output (N, irreps_out.dim).
     """
 
-    to_invariants: Tensor
+    if TYPE_CHECKING:  # TorchScript would stumble over these
+        to_invariants: Tensor
 
     def __init__(
         self, irreps_in: o3.Irreps | str, irreps_out: o3.Irreps | str, config: EFAConfig, layout: str = "mul_ir"

@@ -7,7 +7,7 @@ tensors only, degree l has parity (-1)^l. P = 2: index 0 holds even, index 1 odd
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,8 @@ def components_of(irreps: list[Irrep]) -> list[Component]:
 class Select(nn.Module):
     """Picks, reorders, drops and zero-fills components: (N, K_source, F) -> (N, K_target, F)."""
 
-    index: Tensor
+    if TYPE_CHECKING:  # TorchScript would stumble over these
+        index: Tensor
 
     def __init__(self, source: list[Component], target: list[Component]) -> None:
         super().__init__()
@@ -95,8 +96,9 @@ class Dense(nn.Module):
     Input (N, K_source, F_in), output (N, K, F_out) with the components of `irreps` in their order.
     """
 
-    expand: Tensor
-    is_scalar: Tensor
+    if TYPE_CHECKING:  # TorchScript would stumble over these
+        expand: Tensor
+        is_scalar: Tensor
 
     def __init__(
         self,

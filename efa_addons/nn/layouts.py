@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -43,7 +45,8 @@ def _places(irreps: o3.Irreps | str, layout: str) -> list[tuple[Component, int]]
 class Pack(nn.Module):
     """Flat features (N, irreps.dim) -> (N, K, F)."""
 
-    index: Tensor
+    if TYPE_CHECKING:  # TorchScript would stumble over these
+        index: Tensor
 
     def __init__(self, irreps: o3.Irreps | str, layout: str = "mul_ir") -> None:
         super().__init__()
@@ -68,7 +71,8 @@ class Pack(nn.Module):
 class Unpack(nn.Module):
     """(N, K, F) -> flat features (N, irreps.dim)."""
 
-    index: Tensor
+    if TYPE_CHECKING:  # TorchScript would stumble over these
+        index: Tensor
 
     def __init__(self, irreps: o3.Irreps | str, layout: str = "mul_ir") -> None:
         super().__init__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -23,9 +25,10 @@ class TensorIntegration(nn.Module):
     Input Z (N, (L_Y+1)^2, K_v, F), output (N, K_out, F) of type `target`.
     """
 
-    place: Tensor
-    path: Tensor
-    value: Tensor
+    if TYPE_CHECKING:  # TorchScript would stumble over these
+        place: Tensor
+        path: Tensor
+        value: Tensor
 
     def __init__(
         self,

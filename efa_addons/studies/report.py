@@ -206,10 +206,11 @@ def _predict(model: Path, structures: Sequence[Atoms]) -> tuple[np.ndarray, list
         trained = torch.load(model, map_location="cpu", weights_only=False).double()
         calculator = MACECalculator(models=trained, device="cpu", default_dtype="float64")
         energies, forces = [], []
-        for atoms in structures:
-            calculator.calculate(atoms, properties=["energy", "forces"])
-            energies.append(calculator.results["energy"])
-            forces.append(calculator.results["forces"])
+        with cumulene.one_thread():
+            for atoms in structures:
+                calculator.calculate(atoms, properties=["energy", "forces"])
+                energies.append(calculator.results["energy"])
+                forces.append(calculator.results["forces"])
     finally:
         torch.set_default_dtype(dtype)  # MACECalculator changes it
     return np.array(energies), forces, sum(p.numel() for p in trained.parameters())

@@ -128,6 +128,11 @@ class TestWarnings:
             module(x, pair)
         assert len(caught) == 1
 
+    def test_width_is_the_largest_distance_and_not_twice_the_radius(self):
+        """An equilateral triangle of side 2.9 Å has a circle of 3.35 Å around it."""
+        triangle = 2.9 / 3**0.5 * torch.tensor([[1.0, 0, 0], [-0.5, 0.75**0.5, 0], [-0.5, -(0.75**0.5), 0]])
+        EuclideanFastAttention(4, max_length=3.0, lebedev_num=26)(torch.randn(3, 1, 1, 4), triangle)
+
     @pytest.mark.parametrize("tensor_integration", [False, True])
     def test_one_warning_when_trained_frequencies_outgrow_the_grid(self, tensor_integration):
         options = {"tensor_integration": True, "ti_max_degree_sph": 3, "ti_max_degree": 0} if tensor_integration else {}

@@ -1,6 +1,8 @@
 """EFABlock: zero at the start, the same in every layout, and each option doing what its name says."""
 
+import copy
 import dataclasses
+import io
 
 import pytest
 import torch
@@ -133,6 +135,16 @@ def test_every_option_reaches_the_block(name, atoms, randomized):
         shapes = [block.attention.output_shape, *(parameter.shape for parameter in block.parameters())]
         seen.append((shapes, block(x, *structure)))
     assert seen[0][0] != seen[1][0] or not torch.allclose(seen[0][1], seen[1][1], rtol=1e-6)
+
+
+def test_survives_files_and_copies(config, atoms, randomized):
+    block = randomized(EFABlock("8x0e+8x1o", "8x0e+8x1o", config))
+    file = io.BytesIO()
+    torch.save(block, file)
+    file.seek(0)
+    structure, x = atoms(4, 3), torch.randn(7, 32)
+    for other in (torch.load(file, weights_only=False), copy.deepcopy(block)):
+        assert torch.equal(other(x, *structure), block(x, *structure))
 
 
 def test_degrees_are_capped_at_the_layer(atoms):
