@@ -5,7 +5,7 @@ import sys
 
 PROGRAM = """
 import sys
-import torch, scipy.integrate, yaml
+import torch, scipy.integrate
 torch.serialization.add_safe_globals([slice])  # for e3nn 0.4.4
 import e3nn.o3
 before = set(sys.modules)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from mace.calculators.lammps_mace import LAMMPS_MACE
 from mace.tools import model_script_utils, scripts_utils
 
 from efa_addons.config import EFAConfig
@@ -83,6 +84,18 @@ def _remove_pt_head(original: Callable) -> Callable:
     return remove_pt_head
 
 
+def _refuse_lammps(original: Callable) -> Callable:
+    """pair_mace passes ghost atoms along with the local ones, and EFA would attend to both: no silent wrong energies."""
+
+    @functools.wraps(original)
+    def __init__(self, model, **options):
+        if has_efa(model):
+            raise EFAError("LAMMPS export of a model with EFA is not supported yet: ghost atoms would be counted as atoms.")
+        original(self, model, **options)
+
+    return __init__
+
+
 _WRAPPERS = {
     "configure_model": (model_script_utils, _configure_model),
     "get_params_options": (scripts_utils, _get_params_options),
@@ -92,6 +105,9 @@ _WRAPPERS = {
 
 def install() -> None:
     """Puts the wrappers into every MACE module that holds the originals, also into a script that runs as __main__."""
+    if not getattr(LAMMPS_MACE.__init__, "_efa_addons", False):
+        LAMMPS_MACE.__init__ = _refuse_lammps(LAMMPS_MACE.__init__)
+        LAMMPS_MACE.__init__._efa_addons = True
     for name, (home, wrap) in _WRAPPERS.items():
         original = getattr(home, name)
         if getattr(original, "_efa_addons", False):
@@ -109,8 +125,8 @@ def resolve_from(config: EFAConfig, dataset: Any) -> EFAConfig:
     if not config.needs_data:
         return config
     largest, atoms = 0.0, 0
-    for structure in dataset:
-        positions = structure.positions
+    for i in range(len(dataset)):
+        positions = dataset[i].positions
         atoms += positions.shape[0]
         one_graph = torch.zeros(positions.shape[0], dtype=torch.long)
         largest = max(largest, largest_distance(positions, one_graph))

@@ -91,3 +91,15 @@ def test_a_compiled_model_is_refused_by_name(trained):
     folder = trained("efa_float64", "--efa", *SMALL)
     with pytest.raises(EFAError, match="give the .model file"):
         insert_efa(torch.jit.load(folder / "efa_float64_compiled.model"), EFAConfig(max_length=3.0))
+
+
+def test_what_would_lose_or_miscount_efa_is_refused(stock_model):
+    from mace.calculators.lammps_mace import LAMMPS_MACE
+    from mace.tools.scripts_utils import extract_config_mace_model
+
+    model = insert_efa(stock_model, EFAConfig(max_length=8.0))
+    with pytest.raises(EFAError, match="cannot be rebuilt"):
+        type(model)(**extract_config_mace_model(model))
+    with pytest.raises(EFAError, match="ghost atoms"):
+        LAMMPS_MACE(model)
+    LAMMPS_MACE(stock_model)
