@@ -11,7 +11,7 @@ from typing import Any
 
 from efa_addons.errors import EFAError, unknown_names
 from efa_addons.ops.activations import ACTIVATIONS
-from efa_addons.ops.lebedev import LEBEDEV_DEGREES, lebedev_num_for
+from efa_addons.ops.lebedev import LEBEDEV_DEGREES
 
 AUTO = "auto"
 
@@ -51,7 +51,9 @@ class EFAConfig:
     activation: str = _option("identity", f"equivariant activation on q and k: {', '.join(ACTIVATIONS)}")
     tensor_integration: bool = _option(False, "couple the attended values with Y(u) under the integral (Eq. 23)")
     ti_max_degree_sph: int | None = _option(None, "highest degree of Y(u); null: the layer's")
-    ti_max_degree: int | None = _option(None, "highest degree after the coupling; null: the layer's")
+    ti_max_degree: int | None = _option(
+        None, "highest degree after the coupling (capped at what can be reached); null: the layer's"
+    )
     ti_include_pseudotensors: bool | None = _option(None, "keep coupling paths to pseudotensors; null: if the layer has")
     ti_parametrize_coupling_paths: bool = _option(False, "one trained weight per coupling path and feature")
     ti_degree_scaling_constants: tuple[float, ...] | None = _option(None, "a constant for each degree of Y(u)")
@@ -109,14 +111,6 @@ class EFAConfig:
         if self.normalization == AUTO:
             changes["normalization"] = float(mean_num_atoms)
         return self.replace(**changes)
-
-    @property
-    def num_points(self) -> int:
-        """Number of Lebedev points, given or following from tolerance."""
-        if self.lebedev_num is not None:
-            return self.lebedev_num
-        degree = (self.ti_max_degree_sph or 0) if self.tensor_integration else 0
-        return lebedev_num_for(self.max_frequency, self.tolerance, degree)
 
     @classmethod
     def help(cls) -> str:

@@ -103,14 +103,6 @@ def test_replace():
         EFAConfig().replace(emulated=True)
 
 
-def test_grid_follows_from_the_tolerance():
-    assert EFAConfig().num_points == 50
-    assert EFAConfig(tolerance=1e-6).num_points == 50
-    assert EFAConfig(max_frequency=2 * math.pi).num_points == 86
-    assert EFAConfig(lebedev_num=194).num_points == 194
-    assert EFAConfig(tensor_integration=True, ti_max_degree_sph=4).num_points > 50
-
-
 def test_help_has_a_line_for_every_option():
     lines = EFAConfig.help().splitlines()
     assert [line.split(" (")[0] for line in lines] == [field.name for field in dataclasses.fields(EFAConfig)]

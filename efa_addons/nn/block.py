@@ -93,9 +93,12 @@ class EFABlock(nn.Module):
 def _attention(source: FeatureType, config: EFAConfig) -> EuclideanFastAttention:
     """The attention of one layer; degrees beyond the layer's are capped (a first layer often has scalars only)."""
 
-    def cap(degree: int | None) -> int | None:
-        return None if degree is None else min(degree, source.max_degree)
+    def cap(degree: int | None, highest: int) -> int | None:
+        return None if degree is None else min(degree, highest)
 
+    degree_v = cap(config.max_degree_v, source.max_degree)
+    degree_sph = source.max_degree if config.ti_max_degree_sph is None else config.ti_max_degree_sph
+    reachable = degree_sph + (source.max_degree if degree_v is None else degree_v)
     return EuclideanFastAttention(
         source.num_features,
         source.max_degree,
@@ -108,14 +111,14 @@ def _attention(source: FeatureType, config: EFAConfig) -> EuclideanFastAttention
         parametrized=config.parametrized,
         num_features_qk=config.num_features_qk if config.parametrized else None,
         num_features_v=config.num_features_v if config.parametrized else None,
-        max_degree_qk=cap(config.max_degree_qk),
-        max_degree_v=cap(config.max_degree_v),
+        max_degree_qk=cap(config.max_degree_qk, source.max_degree),
+        max_degree_v=degree_v,
         include_pseudotensors_qk=config.include_pseudotensors_qk,
         include_pseudotensors_v=config.include_pseudotensors_v,
         activation=config.activation,
         tensor_integration=config.tensor_integration,
         ti_max_degree_sph=config.ti_max_degree_sph,
-        ti_max_degree=config.ti_max_degree,
+        ti_max_degree=cap(config.ti_max_degree, reachable),
         ti_include_pseudotensors=config.ti_include_pseudotensors,
         ti_parametrize_coupling_paths=config.ti_parametrize_coupling_paths,
         ti_degree_scaling_constants=config.ti_degree_scaling_constants,

@@ -3,12 +3,15 @@
 import copy
 import dataclasses
 import io
+import math
 
 import pytest
 import torch
 
 from efa_addons import EFABlock, EFAConfig, EFAWarning
 from efa_addons._e3nn import o3
+
+pytestmark = pytest.mark.filterwarnings("error::efa_addons.EFAWarning")
 
 IRREPS = ["8x0e", "16x0e+16x1o+16x2e", "8x0e+4x1o+2x1e"]
 CONFIG = EFAConfig(max_length=5.0, num_features_qk=4, num_features_v=4, mlp_features=8, lebedev_num=26)
@@ -160,3 +163,20 @@ def test_one_warning_beyond_max_length():
         block(x, 1.2 * positions)
         block(x, 1.2 * positions)
     assert len(caught) == 1
+
+
+def test_grid_follows_from_tolerance():
+    def points(**options):
+        return EFABlock("4x0e", "4x0e", EFAConfig(max_length=5.0, **options)).attention.lebedev_num
+
+    assert points() == points(tolerance=1e-6) == 50
+    assert points(max_frequency=2 * math.pi) == 86
+    assert points(lebedev_num=194) == 194
+    assert points(tensor_integration=True, ti_max_degree_sph=4) > 50
+
+
+def test_degrees_are_capped_at_what_the_layer_has():
+    """A first layer has scalars only: settings made for the others must not be errors there."""
+    options = {"max_degree_qk": 2, "max_degree_v": 2, "tensor_integration": True, "ti_max_degree_sph": 1, "ti_max_degree": 3}
+    degrees = [EFABlock(i, "4x0e", CONFIG.replace(**options)).attention.output_type.max_degree for i in ("4x0e", "4x0e+4x1o")]
+    assert degrees == [1, 2]

@@ -8,7 +8,7 @@ import torch
 from efa_addons import EFAWarning, EuclideanFastAttention
 from efa_addons._e3nn import o3
 
-pytestmark = pytest.mark.usefixtures("double")
+pytestmark = [pytest.mark.usefixtures("double"), pytest.mark.filterwarnings("error::efa_addons.EFAWarning")]
 
 TI = {"tensor_integration": True}
 WEIGHTED = {**TI, "ti_parametrize_coupling_paths": True}

@@ -115,7 +115,10 @@ def describe(model: nn.Module) -> str:
         return "no EFA"
     blocks = [product.efa.block for product in model.products if hasattr(product, "efa")]
     new, total = (sum(p.numel() for p in ps) for ps in (efa_parameters(model).values(), model.parameters()))
-    kind = "emulated (control)" if config.emulate else f"{config.num_points} Lebedev points"
+    if config.emulate:
+        kind = "emulated (control)"
+    else:
+        kind = f"{max(block.attention.lebedev_num for block in blocks)} Lebedev points"
     return (
         f"EFA in {len(blocks)} of {len(model.products)} layers: {kind}, max_frequency {config.max_frequency:.4g}, "
         f"max_length {config.max_length:.4g} Å, {new} of {total} parameters"
