@@ -51,9 +51,7 @@ class EFAConfig:
     activation: str = _option("identity", f"equivariant activation on q and k: {', '.join(ACTIVATIONS)}")
     tensor_integration: bool = _option(False, "couple the attended values with Y(u) under the integral (Eq. 23)")
     ti_max_degree_sph: int | None = _option(None, "highest degree of Y(u); null: the layer's")
-    ti_max_degree: int | None = _option(
-        None, "highest degree after the coupling (capped at what can be reached); null: the layer's"
-    )
+    ti_max_degree: int | None = _option(None, "highest degree after the coupling (capped at the reachable); null: the layer's")
     ti_include_pseudotensors: bool | None = _option(None, "keep coupling paths to pseudotensors; null: if the layer has")
     ti_parametrize_coupling_paths: bool = _option(False, "one trained weight per coupling path and feature")
     ti_degree_scaling_constants: tuple[float, ...] | None = _option(None, "a constant for each degree of Y(u)")

@@ -66,14 +66,14 @@ def _forward_with_efa() -> types.FunctionType:
 class EFAScaleShiftMACE(models.ScaleShiftMACE):
     """A ScaleShiftMACE whose products may carry an `efa` block. Made by `insert_efa`, never constructed directly.
 
-    MACE's converters (cuEquivariance, OpenEquivariance) build a new model of the same class from its hyper-parameters: they would
-    lose the blocks without a word, and are told so instead.
+    MACE's converters (cuEquivariance, OpenEquivariance) build a new model of the same class from its hyper-parameters: they
+    would lose the blocks without a word, and are told so instead.
     """
 
     def __init__(self, *args: object, **options: object) -> None:
         raise EFAError(
-            "a MACE model with EFA cannot be rebuilt from MACE's hyper-parameters alone (as --enable_cueq and --enable_oeq do): "
-            "leave these options out, or take EFA out first with `efa-addons strip`."
+            "a MACE model with EFA cannot be rebuilt from MACE's hyper-parameters alone (--enable_cueq, --enable_oeq); "
+            "leave them out, or take EFA out first with `efa-addons strip`."
         )
 
     forward = _forward_with_efa()
