@@ -103,6 +103,9 @@ class EuclideanFastAttention(nn.Module):
         use_bias: bool = True,
     ) -> None:
         super().__init__()
+        for name, value in (("max_length", max_length), ("max_frequency", max_frequency), ("normalization", normalization)):
+            if isinstance(value, str) or not value > 0:
+                raise EFAError(f"{name} must be a positive number, got {value!r}.")
         source = FeatureType(max_degree, include_pseudotensors, num_features)
         if not parametrized and (num_features_qk, num_features_v) != (None, None):
             raise EFAError(
@@ -118,31 +121,17 @@ class EuclideanFastAttention(nn.Module):
             )
         if activation not in ACTIVATIONS:
             raise unknown_names("activation", [activation], ACTIVATIONS)
-        for name, value in (("max_length", max_length), ("max_frequency", max_frequency), ("normalization", normalization)):
-            if isinstance(value, str) or not value > 0:
-                raise EFAError(f"{name} must be a positive number, got {value!r}.")
-        type_qk = _change_type(source, max_degree_qk, include_pseudotensors_qk, "qk")
+        type_qk = _change_type(source, max_degree_qk, include_pseudotensors_qk, "qk")._replace(num_features=features_qk)
         type_v = _change_type(source, max_degree_v, include_pseudotensors_v, "v")._replace(num_features=features_v)
-        irreps_qk = [irrep for irrep in type_qk.irreps if irrep in source.irreps]
-        irreps_v = [irrep for irrep in type_v.irreps if irrep in source.irreps]
 
         self.input_type = source
         self.input_shape = [source.num_parities, (source.max_degree + 1) ** 2, source.num_features]
-        if parametrized:
-            self.q: nn.Module = Dense(source.irreps, num_features, features_qk, irreps_qk, use_bias)
-            self.k: nn.Module = Dense(source.irreps, num_features, features_qk, irreps_qk, use_bias)
-            self.v: nn.Module = Dense(source.irreps, num_features, features_v, irreps_v, use_bias)
-        else:
-            self.q = Select(source.components, components_of(irreps_qk))
-            self.k = Select(source.components, components_of(irreps_qk))
-            self.v = Select(source.components, components_of(irreps_v))
-        # A parity asked for that the input lacks: zeros in the values. In q and k zeros add nothing but their share of D_qk.
-        self.fill_v = Select(components_of(irreps_v), type_v.components)
+        self._add_projections(type_qk, type_v, parametrized, use_bias)
         self.activation = activation
-        self.scale_qk = float(type_qk._replace(num_features=features_qk).dim ** -0.5 / normalization)
+        self.scale_qk = float(type_qk.dim**-0.5 / normalization)
         self.include_self = include_self
-
         self.tensor_integration = tensor_integration
+        self.max_length, self.max_frequency, self.tolerance = float(max_length), float(max_frequency), float(tolerance)
         ti_options = {
             "ti_max_degree_sph": ti_max_degree_sph,
             "ti_max_degree": ti_max_degree,
@@ -153,38 +142,21 @@ class EuclideanFastAttention(nn.Module):
         given = [f"{name}={value}" for name, value in ti_options.items() if value is not None]
         if given and not tensor_integration:
             raise EFAError(f"{', '.join(given)} need tensor_integration=True.")
-        degree_sph = (max_degree if ti_max_degree_sph is None else ti_max_degree_sph) if tensor_integration else 0
-        self.max_degree_sph = degree_sph
-        self.lebedev_num = lebedev_num_for(max_frequency, tolerance, degree_sph) if lebedev_num is None else lebedev_num
-        directions, weights = grid_tensors(self.lebedev_num)
-        self.register_buffer("directions", directions, persistent=False)
+        degree_sph = max_degree if ti_max_degree_sph is None else ti_max_degree_sph
+        self._add_grid(lebedev_num, degree_sph if tensor_integration else 0, ti_degree_scaling_constants)
+        self.couple: nn.Module = nn.Identity()
+        self.output_type = type_v
         if tensor_integration:
-            constants = [1.0] * (degree_sph + 1) if ti_degree_scaling_constants is None else ti_degree_scaling_constants
-            if len(constants) != degree_sph + 1:
-                raise EFAError(
-                    f"ti_degree_scaling_constants must have one constant for each degree 0 to {degree_sph} "
-                    f"(ti_max_degree_sph), got {len(constants)}: {constants}."
-                )
-            harmonics = spherical_harmonics(degree_sph, directions)
-            constant = torch.tensor([c for degree, c in enumerate(constants) for _ in range(2 * degree + 1)])
-            weights = weights[:, None] * harmonics * constant
-            self.couple: nn.Module = TensorIntegration(
+            self.couple = TensorIntegration(
                 degree_sph,
                 type_v,
                 max_degree if ti_max_degree is None else ti_max_degree,
                 include_pseudotensors if ti_include_pseudotensors is None else ti_include_pseudotensors,
                 ti_parametrize_coupling_paths,
             )
-            self.output_type: FeatureType = self.couple.target
-        else:
-            self.couple = nn.Identity()
-            self.output_type = type_v
-        self.register_buffer("weights", weights, persistent=False)
+            self.output_type = self.couple.target
         self.output_shape = [self.output_type.num_parities, (self.output_type.max_degree + 1) ** 2]
 
-        self.max_length = float(max_length)
-        self.max_frequency = float(max_frequency)
-        self.tolerance = float(tolerance)
         frequencies = default_frequencies(features_qk, max_frequency, max_length)
         self.frequencies_trainable = frequencies_trainable
         if frequencies_trainable:
@@ -193,6 +165,39 @@ class EuclideanFastAttention(nn.Module):
             self.register_buffer("frequencies", frequencies, persistent=False)
         self._warned_length = False
         self._warned_frequency = False
+
+    def _add_projections(self, type_qk: FeatureType, type_v: FeatureType, parametrized: bool, use_bias: bool) -> None:
+        """q, k, v: learned maps or the input itself, of the irreps that the input has."""
+        source = self.input_type
+
+        def project(kind: FeatureType) -> nn.Module:
+            irreps = [irrep for irrep in kind.irreps if irrep in source.irreps]
+            if parametrized:
+                return Dense(source.irreps, source.num_features, kind.num_features, irreps, use_bias)
+            return Select(source.components, components_of(irreps))
+
+        self.q, self.k, self.v = project(type_qk), project(type_qk), project(type_v)
+        # A parity asked for that the input lacks: zeros in the values. In q and k zeros add nothing but their share of D_qk.
+        present = [irrep for irrep in type_v.irreps if irrep in source.irreps]
+        self.fill_v = Select(components_of(present), type_v.components)
+
+    def _add_grid(self, lebedev_num: int | None, degree_sph: int, constants: tuple[float, ...] | None) -> None:
+        """Directions u_m (M, 3), and λ_m (M,) or, for tensor integration, λ_m c_l Y_lm(u_m) (M, (L_Y+1)^2)."""
+        if lebedev_num is None:
+            lebedev_num = lebedev_num_for(self.max_frequency, self.tolerance, degree_sph)
+        self.lebedev_num, self.max_degree_sph = lebedev_num, degree_sph
+        directions, weights = grid_tensors(lebedev_num)
+        if self.tensor_integration:
+            constants = (1.0,) * (degree_sph + 1) if constants is None else tuple(constants)
+            if len(constants) != degree_sph + 1:
+                raise EFAError(
+                    f"ti_degree_scaling_constants must have one constant for each degree 0 to {degree_sph} "
+                    f"(ti_max_degree_sph), got {len(constants)}: {constants}."
+                )
+            constant = torch.tensor([c for degree, c in enumerate(constants) for _ in range(2 * degree + 1)])
+            weights = weights[:, None] * spherical_harmonics(degree_sph, directions) * constant
+        self.register_buffer("directions", directions, persistent=False)
+        self.register_buffer("weights", weights, persistent=False)
 
     def extra_repr(self) -> str:
         kind = self.output_type

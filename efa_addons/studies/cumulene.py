@@ -130,7 +130,7 @@ class DataSpec:
     """What decides the data of `make`; kept beside the files as data.json."""
 
     seed: int = 0
-    num_train: int = 240
+    num_train: int = 300
     num_test: int = 60
     num_twists: int = 13
     num_carbons: int = 9
@@ -138,7 +138,7 @@ class DataSpec:
     method: str = METHOD
 
 
-def make(folder: Path | str, seed: int = 0, num_train: int = 240, num_test: int = 60, num_twists: int = 13) -> Path:
+def make(folder: Path | str, seed: int = 0, num_train: int = 300, num_test: int = 60, num_twists: int = 13) -> Path:
     """Writes train.xyz, test.xyz and scan.xyz (extended XYZ, keys REF_energy and REF_forces) unless they are there already.
 
     Files made with other settings are replaced.

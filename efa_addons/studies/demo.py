@@ -53,10 +53,11 @@ class Variant:
     flags: tuple[str, ...] = ()
 
 
+EFA = ("--efa", "--efa_normalization=auto")
 VARIANTS = (
     Variant("mace", "MACE"),
-    Variant("mace_efa", "MACE + EFA", ("--efa", "--efa_max_degree_v=2")),
-    Variant("mace_efa_scalar", "MACE + scalar EFA", ("--efa", "--efa_max_degree_v=0", "--efa_contraction=false")),
+    Variant("mace_efa", "MACE + EFA", (*EFA, "--efa_max_degree_v=2")),
+    Variant("mace_efa_scalar", "MACE + scalar EFA", (*EFA, "--efa_max_degree_v=0", "--efa_contraction=false")),
 )
 
 
