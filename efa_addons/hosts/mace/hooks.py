@@ -1,4 +1,4 @@
-"""What MACE's training script must know about EFA, as wrappers around three of its functions.
+"""What MACE's training script must know about EFA, as wrappers around a few of its functions.
 
 Each wrapper calls the original; without EFA in the arguments or the model the result is the original's, bit for bit. They
 are put where MACE looks the functions up, so that the stock `mace_run_train` serves a model with EFA, too.
@@ -7,14 +7,19 @@ are put where MACE looks the functions up, so that the stock `mace_run_train` se
 from __future__ import annotations
 
 import functools
+import glob
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from mace.calculators.lammps_mace import LAMMPS_MACE
+from mace.modules import lora
 from mace.tools import model_script_utils, scripts_utils
+from mace.tools.checkpoint import CheckpointBuilder
+from mace.tools.utils import get_tag
 
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
@@ -37,6 +42,7 @@ def _configure_model(original: Callable) -> Callable:
             model = graft_from(model, model_foundation)
         elif wanted is not None:
             model = insert_efa(model, resolve_from(wanted, train_loader.dataset), seed=args.seed)
+        _refuse_other_restart(args, model)
         if has_efa(model):
             logging.info(describe(model))
             if _training(args).freeze_base:
@@ -84,40 +90,70 @@ def _remove_pt_head(original: Callable) -> Callable:
     return remove_pt_head
 
 
+def _inject_loras(original: Callable) -> Callable:
+    """LoRA for the stock part; EFA, which is new, trains in full."""
+
+    @functools.wraps(original)
+    def inject_LoRAs(model, *rest, **options):
+        blocks = {product: product.efa for product in model.products if hasattr(product, "efa")}
+        for product in blocks:
+            del product.efa
+        model = original(model, *rest, **options)
+        for product, block in blocks.items():
+            product.efa = block.requires_grad_(True)
+        return model
+
+    return inject_LoRAs
+
+
+def _create_checkpoint(original: Callable) -> Callable:
+    """Keeps EFA's settings in the checkpoint, so that a restart with others can be refused."""
+
+    @functools.wraps(original)
+    def create_checkpoint(state):
+        checkpoint = original(state)
+        if has_efa(state.model):
+            checkpoint["efa_config"] = state.model.efa_config
+        return checkpoint
+
+    return create_checkpoint
+
+
 def _refuse_lammps(original: Callable) -> Callable:
     """pair_mace passes ghost atoms along with the local ones, and EFA would attend to both: no silent wrong energies."""
 
     @functools.wraps(original)
-    def __init__(self, model, **options):
+    def init(self, model, **options):
         if has_efa(model):
             raise EFAError("LAMMPS export of a model with EFA is not supported yet: ghost atoms would be counted as atoms.")
         original(self, model, **options)
 
-    return __init__
+    return init
 
 
-_WRAPPERS = {
-    "configure_model": (model_script_utils, _configure_model),
-    "get_params_options": (scripts_utils, _get_params_options),
-    "remove_pt_head": (scripts_utils, _remove_pt_head),
-}
+_FUNCTIONS = (
+    (model_script_utils.configure_model, _configure_model),
+    (scripts_utils.get_params_options, _get_params_options),
+    (scripts_utils.remove_pt_head, _remove_pt_head),
+    (lora.inject_LoRAs, _inject_loras),
+)
+_METHODS = (
+    (CheckpointBuilder, "create_checkpoint", lambda original: staticmethod(_create_checkpoint(original))),
+    (LAMMPS_MACE, "__init__", _refuse_lammps),
+)
 
 
+@functools.cache
 def install() -> None:
     """Puts the wrappers into every MACE module that holds the originals, also into a script that runs as __main__."""
-    if not getattr(LAMMPS_MACE.__init__, "_efa_addons", False):
-        LAMMPS_MACE.__init__ = _refuse_lammps(LAMMPS_MACE.__init__)
-        LAMMPS_MACE.__init__._efa_addons = True
-    for name, (home, wrap) in _WRAPPERS.items():
-        original = getattr(home, name)
-        if getattr(original, "_efa_addons", False):
-            continue
-        wrapped: Any = wrap(original)
-        wrapped._efa_addons = True
+    for original, wrap in _FUNCTIONS:
+        wrapped = wrap(original)
         for module in list(sys.modules.values()):
-            known = getattr(module, "__name__", "").partition(".")[0] in ("mace", "__main__")
-            if known and getattr(module, name, None) is original:
-                setattr(module, name, wrapped)
+            if getattr(module, "__name__", "").partition(".")[0] in ("mace", "__main__"):
+                for name in [name for name, value in vars(module).items() if value is original]:
+                    setattr(module, name, wrapped)
+    for owner, name, wrap in _METHODS:
+        setattr(owner, name, wrap(getattr(owner, name)))
 
 
 def resolve_from(config: EFAConfig, dataset: Any) -> EFAConfig:
@@ -131,6 +167,22 @@ def resolve_from(config: EFAConfig, dataset: Any) -> EFAConfig:
         one_graph = torch.zeros(positions.shape[0], dtype=torch.long)
         largest = max(largest, largest_distance(positions, one_graph))
     return config.resolve(largest, atoms / max(len(dataset), 1))
+
+
+def _refuse_other_restart(args: Any, model: torch.nn.Module) -> None:
+    """MACE loads checkpoints leniently: with other EFA settings a restart would quietly begin with untrained blocks."""
+    if not getattr(args, "restart_latest", False):
+        return
+    tag = get_tag(name=args.name, seed=args.seed)
+    for path in Path(args.checkpoints_dir).glob(f"{glob.escape(tag)}_epoch-*.pt"):
+        saved = torch.load(path, map_location="cpu", weights_only=False).get("efa_config") or {}
+        now = getattr(model, "efa_config", {})
+        changed = [f"{k}: {now.get(k)} (checkpoint: {saved.get(k)})" for k in {**now, **saved} if now.get(k) != saved.get(k)]
+        if changed or bool(now) != bool(saved):
+            raise EFAError(
+                f"{path} was written {'with' if saved else 'without'} EFA{' of other settings' if saved and now else ''}: "
+                f"{'; '.join(changed)}. Restart with the same EFA options, or give another --name to start anew."
+            )
 
 
 def _training(args: Any) -> TrainingOptions:

@@ -189,3 +189,38 @@ def test_shipped_config_is_read_by_the_parser(request):
     add_flags(parser)
     config, _ = options_from(parser.parse_args(argv), section)
     assert config is not None
+
+
+def test_restart_goes_on_and_refuses_other_settings(trained, workspace):
+    flags = ("--efa", "--efa_max_length", "9", *SMALL)
+    folder = trained("restarted", *flags)
+    more = ("--work_dir", str(folder), "--restart_latest", "--max_num_epochs", "2")
+    before = losses(folder)
+    # pytest's `trained` keys by name; MACE finds the checkpoint by --name, so each restart says it again
+    for i, (options_, message) in enumerate(
+        [
+            ((*flags, "--efa_max_degree_qk", "1"), r"max_degree_qk: 1 \(checkpoint: 0\)"),
+            ((), "was written with EFA"),
+        ]
+    ):
+        with pytest.raises(EFAError, match=message):
+            trained(f"restart_{i}", *options_, *more, "--name", "restarted")
+    trained("restart_same", *flags, *more, "--name", "restarted")
+    after = losses(folder)
+    assert len(after) > len(before)
+    assert min(after[len(before) :]) < before[0]  # not from scratch
+
+
+def test_lora_leaves_efa_whole(stock_model, ethanol):
+    from mace.modules import lora
+
+    model = randomize(insert_efa(stock_model, EFAConfig(max_length=8.0, num_features_qk=4, mlp_features=8)))
+    names = set(efa_parameters(model))
+    expected = evaluate(model, ethanol)["energy"]
+    with_lora = lora.inject_LoRAs(model, rank=2, alpha=1)
+    assert set(efa_parameters(with_lora)) == names
+    assert all(p.requires_grad for p in efa_parameters(with_lora).values())
+    frozen = [n for n, p in with_lora.named_parameters() if n not in names and not p.requires_grad]
+    assert frozen and all("lora_" not in name for name in frozen)
+    merged = lora.merge_lora_weights(with_lora)
+    assert torch.allclose(evaluate(merged, ethanol)["energy"], expected, rtol=0, atol=1e-9)
