@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     _add_insert(verbs)
     _add_strip(verbs)
+    _add_inspect(verbs)
     _add_demo(verbs)
     args = parser.parse_args(argv)
     try:
@@ -56,8 +57,19 @@ def _add_strip(verbs: Verbs) -> None:
     parser.set_defaults(run=_strip)
 
 
+def _add_inspect(verbs: Verbs) -> None:
+    parser = verbs.add_parser("inspect", help="say what a model contains")
+    _add_host(parser)
+    parser.add_argument("input", metavar="FILE", type=Path, help="a model")
+    parser.set_defaults(run=_inspect)
+
+
+def _add_host(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", choices=HOSTS, default=HOSTS[0], help=f"architecture of the model (default: {HOSTS[0]})")
+
+
 def _add_files(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--host", choices=HOSTS, required=True, help="architecture of the model")
+    _add_host(parser)
     parser.add_argument("input", metavar="IN", type=Path, help=what)
     parser.add_argument("output", metavar="OUT", type=Path, help="file to write; an existing one is not overwritten")
 
@@ -97,12 +109,17 @@ def _strip(args: argparse.Namespace) -> None:
     print(f"{args.output}: stock model without EFA")
 
 
+def _inspect(args: argparse.Namespace) -> None:
+    host = _host(args)
+    print(host.inspect(host.load(args.input)))
+
+
 def _host(args: argparse.Namespace) -> ModuleType:
-    """The adapter module."""
-    for path, wanted in ((args.input, True), (args.output, False)):
-        if path.exists() != wanted:
-            kind = FileNotFoundError if wanted else FileExistsError
-            raise kind(f"{path} {'does not exist' if wanted else 'exists already; give another name'}.")
+    """The adapter module, once it is clear that the files are as they should be."""
+    if not args.input.exists():
+        raise FileNotFoundError(f"{args.input} does not exist.")
+    if getattr(args, "output", None) is not None and args.output.exists():
+        raise FileExistsError(f"{args.output} exists already; give another name.")
     try:
         host = importlib.import_module(f"efa_addons.hosts.{args.host}")
     except ImportError as error:

@@ -4,8 +4,28 @@ Importing this package (which unpickling a MACE model with EFA does, too) makes 
 """
 
 from efa_addons.hosts.mace.hooks import install
-from efa_addons.hosts.mace.insert import describe, efa_config, has_efa, insert_efa, load, save, strip_efa
+from efa_addons.hosts.mace.insert import (
+    describe,
+    efa_config,
+    has_efa,
+    insert_efa,
+    inspect,
+    load,
+    save,
+    strip_efa,
+    without_efa,
+)
 
 install()
 
-__all__ = ["describe", "efa_config", "has_efa", "insert_efa", "load", "save", "strip_efa"]
+__all__ = [
+    "describe",
+    "efa_config",
+    "has_efa",
+    "insert_efa",
+    "inspect",
+    "load",
+    "save",
+    "strip_efa",
+    "without_efa",
+]

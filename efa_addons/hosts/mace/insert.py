@@ -108,6 +108,48 @@ def graft_from(model: nn.Module, source: nn.Module) -> nn.Module:
     return grafted
 
 
+@contextmanager
+def without_efa(model: nn.Module) -> Iterator[None]:
+    """While it lasts the model computes without its EFA blocks: the difference is what they contribute.
+
+    with without_efa(model):
+        local = model(data)["energy"]
+    """
+    if not has_efa(model):
+        raise EFAError(f"this {type(model).__name__} has no EFA to switch off.")
+    blocks = [product.efa for product in model.products if hasattr(product, "efa")]
+    before = [block.enabled for block in blocks]
+    try:
+        for block in blocks:
+            block.enabled = False
+        yield
+    finally:
+        for block, state in zip(blocks, before, strict=True):
+            block.enabled = state
+
+
+def inspect(model: nn.Module) -> str:
+    """What a model contains: class, layers, EFA settings that differ from the defaults, and how large EFA's last maps are."""
+    config = efa_config(model)
+    lines = [f"MACE, {len(model.products)} layers, r_max {float(model.r_max):.4g} Å, elements {model.atomic_numbers.tolist()}"]
+    lines.append(describe(model))
+    if config is None:
+        return "\n".join(lines)
+    default = EFAConfig().to_dict()
+    lines += [f"  {name}: {value}" for name, value in config.to_dict().items() if value != default[name]]
+    for i, product in enumerate(model.products):
+        if not hasattr(product, "efa"):
+            lines.append(f"layer {i}: no EFA")
+            continue
+        block = product.efa.block
+        sizes = [f"{w.norm().item():.3g}" for w in (block.mlp[2].weight, block.out.weight)]
+        lines.append(
+            f"layer {i}: {block.irreps_in} -> {block.irreps_out}, norms of the last maps {sizes[0]} (network) and {sizes[1]} "
+            f"(linear){', untrained' if sizes == ['0', '0'] else ''}"
+        )
+    return "\n".join(lines)
+
+
 def describe(model: nn.Module) -> str:
     """One line: layers, grid, frequencies, parameters."""
     config = efa_config(model)

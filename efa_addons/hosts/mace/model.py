@@ -16,6 +16,7 @@ import mace
 from mace.modules import models
 from torch import Tensor, nn
 
+from efa_addons._e3nn import o3
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.nn import EFABlock, refuse_periodic
@@ -96,11 +97,15 @@ class MACEEFA(nn.Module):
         super().__init__()
         self.block = EFABlock(irreps_in, irreps_out, config)
         self.checks_pbc = checks_pbc
+        self.enabled = True  # see `insert.without_efa`
+        self.dim_out = o3.Irreps(irreps_out).dim
 
     def forward(self, node_feats: Tensor, data: Dict[str, Tensor], num_graphs: int) -> Tensor:
         # data["positions"] are the strained ones: with the leaf of the graph, stress would lack EFA's part.
         if "positions" not in data:
             raise EFAError("EFA needs positions, which ML-IAP does not pass: use MACE's libtorch interface of LAMMPS.")
+        if not self.enabled:
+            return node_feats.new_zeros([node_feats.shape[0], self.dim_out])
         if self.checks_pbc and "pbc" in data:
             refuse_periodic(data["pbc"])
         return self.block(node_feats, data["positions"], data["batch"], num_graphs)

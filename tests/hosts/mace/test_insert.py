@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from ase.build import molecule
-from mace_support import evaluate, randomize, rotation
+from mace_support import batch_of, evaluate, randomize, rotation
 
 from efa_addons import EFAConfig, EFAError, EFAWarning
-from efa_addons.hosts.mace import describe, efa_config, has_efa, insert_efa, strip_efa
+from efa_addons.hosts.mace import describe, efa_config, has_efa, insert_efa, inspect, strip_efa, without_efa
 from efa_addons.hosts.mace.insert import graft_from
 
 CONFIG = EFAConfig(max_length=8.0, num_features_qk=4, num_features_v=4, mlp_features=8)
@@ -148,3 +148,30 @@ def test_errors_name_what_was_given(stock_model, model):
         insert_efa(stock_model, EFAConfig())
     with pytest.raises(EFAError, match="no EFA to take out"):
         strip_efa(stock_model)
+
+
+def test_the_block_is_added_beside_the_local_layer(stock_model, ethanol):
+    """x' = local(x) + EFA(x), with x the features before the interaction."""
+    model = randomize(insert_efa(stock_model, CONFIG.replace(layers=[1])))
+    data = batch_of(model, ethanol)
+    plain, added = (m(data, compute_force=False)["node_feats"] for m in (stock_model, model))
+    first = stock_model.products[0].linear.irreps_out.dim
+    residual = model.products[1].efa(plain[:, :first], data, 1)
+    assert torch.equal(added[:, :first], plain[:, :first])
+    assert residual.abs().max() > 1e-3
+    assert torch.allclose(added[:, first:], plain[:, first:] + residual, rtol=0, atol=1e-12)
+
+
+def test_switching_efa_off_for_a_while(stock_model, model, ethanol):
+    with without_efa(model):
+        assert energy(model, ethanol) == energy(stock_model, ethanol)
+    assert energy(model, ethanol) != energy(stock_model, ethanol)
+    with pytest.raises(EFAError, match="no EFA to switch off"), without_efa(stock_model):
+        pass
+
+
+def test_inspect(stock_model, model):
+    assert inspect(stock_model).splitlines()[0] == "MACE, 2 layers, r_max 2 Å, elements [1, 6, 8]"
+    text = inspect(insert_efa(stock_model, CONFIG.replace(layers=[1])))
+    assert "layer 0: no EFA" in text and "untrained" in text and "max_length: 8.0" in text
+    assert "layer 1: 4x0e+4x1o -> 4x0e" in inspect(model) and "untrained" not in inspect(model)
