@@ -28,13 +28,13 @@ from efa_addons.version import __version__
 COMMAND = (sys.executable, "-m", "efa_addons.hosts.mace.train")
 
 # Flags of MACE, the same for every variant. Validation (and with it the choice of the final weights) happens in epochs that are
-# multiples of eval_interval: one epoch more than that makes the last one count. The decay ends at 1.4 % of the learning rate.
+# multiples of eval_interval: one epoch more than that makes the last one count. The decay ends at 1.3 % of the learning rate.
 TRAINING = [
     *("--model=ScaleShiftMACE", "--num_channels=16", "--max_L=2", "--max_ell=2", "--correlation=2", "--num_interactions=2"),
     *("--r_max=3.0", "--num_radial_basis=8", "--radial_MLP=[32,32]", "--E0s=average", "--default_dtype=float32"),
     *("--loss=weighted", "--energy_weight=10", "--forces_weight=100", "--batch_size=8", "--valid_batch_size=24"),
-    *("--max_num_epochs=121", "--eval_interval=5", "--valid_fraction=0.1"),
-    *("--lr=0.01", "--amsgrad", "--scheduler=ExponentialLR", "--lr_scheduler_gamma=0.965", "--ema", "--ema_decay=0.99"),
+    *("--max_num_epochs=181", "--eval_interval=5", "--valid_fraction=0.1"),
+    *("--lr=0.01", "--amsgrad", "--scheduler=ExponentialLR", "--lr_scheduler_gamma=0.976", "--ema", "--ema_decay=0.99"),
     *("--device=cpu", "--num_workers=0", "--pin_memory=False", "--plot=False"),
 ]
 QUICK = ["--num_channels=8", "--max_num_epochs=2", "--eval_interval=1", "--batch_size=4", "--valid_fraction=0.2"]
@@ -53,11 +53,10 @@ class Variant:
     flags: tuple[str, ...] = ()
 
 
-EFA = ("--efa", "--efa_normalization=auto")
 VARIANTS = (
     Variant("mace", "MACE"),
-    Variant("mace_efa", "MACE + EFA", (*EFA, "--efa_max_degree_v=2")),
-    Variant("mace_efa_scalar", "MACE + scalar EFA", (*EFA, "--efa_max_degree_v=0", "--efa_contraction=false")),
+    Variant("mace_efa", "MACE + EFA", ("--efa", "--efa_max_degree_v=2")),
+    Variant("mace_efa_scalar", "MACE + scalar EFA", ("--efa", "--efa_max_degree_v=0", "--efa_contraction=false")),
 )
 
 
