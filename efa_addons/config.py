@@ -11,7 +11,7 @@ from typing import Any
 
 from efa_addons.errors import EFAError, unknown_names
 from efa_addons.ops.activations import ACTIVATIONS
-from efa_addons.ops.lebedev import LEBEDEV_DEGREES
+from efa_addons.ops.lebedev import lebedev_grid
 
 AUTO = "auto"
 
@@ -192,9 +192,7 @@ def _check(config: EFAConfig) -> None:
             raise EFAError(f"{name} must be 0 or more, got {value}.")
     if config.layers is not None and (not config.layers or min(config.layers) < 0):
         raise EFAError(f"layers must be a list of layer numbers from 0, got {list(config.layers)}.")
-    if config.lebedev_num is not None and config.lebedev_num not in LEBEDEV_DEGREES:
-        from efa_addons.ops.lebedev import lebedev_grid
-
-        lebedev_grid(config.lebedev_num)  # raises, naming the nearest grids
+    if config.lebedev_num is not None:
+        lebedev_grid(config.lebedev_num)  # raises for numbers that are none, naming the nearest
     if config.activation not in ACTIVATIONS:
         raise unknown_names("activation", [config.activation], ACTIVATIONS)

@@ -42,6 +42,8 @@ QUICK = ["--num_channels=8", "--max_num_epochs=2", "--eval_interval=1", "--batch
 # 13 atoms keep no more threads than this busy
 MAX_THREADS = 4
 LOG_TAIL = 20
+# seconds between lines of progress where no bar can be drawn
+REPORT_EVERY = 60
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ def train(runs: Sequence[Run]) -> None:
     threads = min(MAX_THREADS, max(1, cores // parallel))
     waiting = list(runs)
     active: dict[Run, subprocess.Popen] = {}
+    said = time.monotonic()
     with _progress() as progress:
         tasks = {run: progress.add_task(run.variant.label, total=run.num_epochs, start=False) for run in runs}
         # MACE + EFA takes longest: begun from the end of the list, stock MACE fills the gap that remains
@@ -159,6 +162,10 @@ def train(runs: Sequence[Run]) -> None:
                     progress.start_task(tasks[run])
                 time.sleep(1)
                 _reap(active, tasks, progress)
+                if not progress.console.is_terminal and time.monotonic() - said > REPORT_EVERY:
+                    said = time.monotonic()
+                    states = [f"{task.description}: epoch {task.completed:.0f} of {task.total:.0f}" for task in progress.tasks]
+                    print("; ".join(states), flush=True)
         finally:
             for process in active.values():
                 process.terminate()
