@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from mace.calculators.lammps_mace import LAMMPS_MACE
+from mace.calculators.lammps_mliap_mace import LAMMPS_MLIAP_MACE
 from mace.modules import lora
 from mace.tools import model_script_utils, scripts_utils
 from mace.tools.checkpoint import CheckpointBuilder
@@ -23,7 +24,9 @@ from mace.tools.utils import get_tag
 
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
+from efa_addons.hosts.mace.derive import derive
 from efa_addons.hosts.mace.insert import describe, efa_config, efa_parameters, graft_from, has_efa, insert_efa, strip_efa
+from efa_addons.hosts.mace.model import LAMMPS_FORWARD
 from efa_addons.hosts.mace.options import TrainingOptions
 from efa_addons.nn.checks import largest_distance
 
@@ -119,13 +122,16 @@ def _create_checkpoint(original: Callable) -> Callable:
     return create_checkpoint
 
 
-def _refuse_lammps(original: Callable) -> Callable:
-    """pair_mace passes ghost atoms along with the local ones, and EFA would attend to both: no silent wrong energies."""
+def _refuse_mliap(original: Callable) -> Callable:
+    """ML-IAP passes distances between neighbours and no positions."""
 
     @functools.wraps(original)
     def init(self, model, **options):
         if has_efa(model):
-            raise EFAError("LAMMPS export of a model with EFA is not supported yet: ghost atoms would be counted as atoms.")
+            raise EFAError(
+                "EFA needs positions, and LAMMPS' ML-IAP interface passes distances between neighbours only: export with "
+                "--format libtorch and run 'pair_style mace no_domain_decomposition' on one rank."
+            )
         original(self, model, **options)
 
     return init
@@ -139,7 +145,8 @@ _FUNCTIONS = (
 )
 _METHODS = (
     (CheckpointBuilder, "create_checkpoint", lambda original: staticmethod(_create_checkpoint(original))),
-    (LAMMPS_MACE, "__init__", _refuse_lammps),
+    (LAMMPS_MACE, "forward", lambda original: derive(original, LAMMPS_FORWARD)),
+    (LAMMPS_MLIAP_MACE, "__init__", _refuse_mliap),
 )
 
 

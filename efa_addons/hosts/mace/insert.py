@@ -75,7 +75,7 @@ def insert_efa(model: nn.Module, config: EFAConfig, seed: int | None = None) -> 
         for layer in layers:
             irreps_in = model.interactions[layer].node_feats_irreps
             irreps_out = model.products[layer].linear.irreps_out
-            block = MACEEFA(str(irreps_in), str(irreps_out), config, checks_pbc=layer == min(layers))
+            block = MACEEFA(str(irreps_in), str(irreps_out), config, checks=layer == min(layers))
             model.products[layer].efa = block.to(like.device)
     model.__class__ = EFAScaleShiftMACE
     model.efa_config = config.to_dict()

@@ -1,67 +1,28 @@
-"""ScaleShiftMACE with EFA: the class a model is given once EFA blocks are attached to its products.
-
-Its forward is MACE's own, read from the installed package, plus a few lines at two anchors. `super().forward()` or wrappers
-around the layers do not survive TorchScript, and a copy of the host's forward would age; a drift of the anchors is an error.
-"""
+"""ScaleShiftMACE with EFA: the class a model is given once EFA blocks are attached to its products."""
 
 from __future__ import annotations
 
-import inspect
-import linecache
-import textwrap
-import types
 from typing import Dict
 
-import mace
 from mace.modules import models
 from torch import Tensor, nn
 
 from efa_addons._e3nn import o3
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
+from efa_addons.hosts.mace.derive import derive
 from efa_addons.nn import EFABlock, refuse_periodic
 
-SUPPORTED = ("0.3.15", "0.3.16")
-
-# (line of MACE's forward, line to put before it): the layer's input is kept, and EFA acts on it beside the local layer,
-# x' = local(x) + nonlocal(x), before the result is recorded.
-_ANCHORS = (
+# The layer's input is kept, and EFA acts on it beside the local layer, x' = local(x) + nonlocal(x), before that is recorded.
+FORWARD = (
     ("node_feats, sc = interaction(", "node_feats_in = node_feats"),
     (
         "node_feats_list.append(node_feats)",
         'if hasattr(product, "efa"):\n    node_feats = node_feats + product.efa(node_feats_in, data, num_graphs)',
     ),
 )
-
-
-def patched_forward(source: str) -> str:
-    """Source of ScaleShiftMACE.forward with the lines of EFA put in.
-
-    Raises:
-        EFAError: an anchor is not there exactly once, that is, this version of MACE is not supported.
-    """
-    lines = textwrap.dedent(source).splitlines()
-    for anchor, addition in _ANCHORS:
-        found = [i for i, line in enumerate(lines) if line.strip() == anchor]
-        if len(found) != 1:
-            raise EFAError(
-                f"the forward of ScaleShiftMACE in mace-torch {mace.__version__} has the line '{anchor}' {len(found)} times "
-                f"instead of once: EFA cannot be put into this version. Supported: {', '.join(SUPPORTED)}."
-            )
-        indent = lines[found[0]][: len(lines[found[0]]) - len(lines[found[0]].lstrip())]
-        lines[found[0] : found[0]] = [indent + line for line in addition.splitlines()]
-    return "\n".join(lines) + "\n"
-
-
-def _forward_with_efa() -> types.FunctionType:
-    """The patched forward, compiled in MACE's own name space; its source is registered for TorchScript and tracebacks."""
-    original = models.ScaleShiftMACE.forward
-    source = patched_forward(inspect.getsource(original))
-    name = "<efa_addons: ScaleShiftMACE.forward with EFA>"
-    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    made: dict[str, types.FunctionType] = {}
-    exec(compile(source, name, "exec"), original.__globals__, made)
-    return made["forward"]
+# What pair_mace knows of ghost atoms, for the blocks to look at.
+LAMMPS_FORWARD = (("out = self.model(", 'data["local_or_ghost"] = local_or_ghost'),)
 
 
 class EFAScaleShiftMACE(models.ScaleShiftMACE):
@@ -77,7 +38,7 @@ class EFAScaleShiftMACE(models.ScaleShiftMACE):
             "leave them out, or take EFA out first with `efa-addons strip`."
         )
 
-    forward = _forward_with_efa()
+    forward = derive(models.ScaleShiftMACE.forward, FORWARD)
 
 
 # MACE's converters and its training script ask for this exact name; pickles go by __qualname__.
@@ -90,22 +51,33 @@ class MACEEFA(nn.Module):
     Args:
         irreps_in, irreps_out: of the layer's input and output features.
         config: resolved EFAConfig.
-        checks_pbc: refuse periodic structures here; one layer of a model is enough.
+        checks: look for what EFA cannot serve; one layer of a model is enough.
     """
 
-    def __init__(self, irreps_in: str, irreps_out: str, config: EFAConfig, checks_pbc: bool) -> None:
+    def __init__(self, irreps_in: str, irreps_out: str, config: EFAConfig, checks: bool) -> None:
         super().__init__()
         self.block = EFABlock(irreps_in, irreps_out, config)
-        self.checks_pbc = checks_pbc
+        self.checks = checks
         self.enabled = True  # see `insert.without_efa`
         self.dim_out = o3.Irreps(irreps_out).dim
 
     def forward(self, node_feats: Tensor, data: Dict[str, Tensor], num_graphs: int) -> Tensor:
-        # data["positions"] are the strained ones: with the leaf of the graph, stress would lack EFA's part.
-        if "positions" not in data:
-            raise EFAError("EFA needs positions, which ML-IAP does not pass: use MACE's libtorch interface of LAMMPS.")
         if not self.enabled:
             return node_feats.new_zeros([node_feats.shape[0], self.dim_out])
-        if self.checks_pbc and "pbc" in data:
-            refuse_periodic(data["pbc"])
+        if self.checks:
+            refuse_what_efa_cannot_serve(data)
+        # data["positions"] are the strained ones: with the leaf of the graph, stress would lack EFA's part.
         return self.block(node_feats, data["positions"], data["batch"], num_graphs)
+
+
+def refuse_what_efa_cannot_serve(data: Dict[str, Tensor]) -> None:
+    """Periodic structures, by their pbc flag or, where LAMMPS gives none, by edges to periodic images; and ghost atoms."""
+    if "pbc" in data:
+        refuse_periodic(data["pbc"])
+    if "local_or_ghost" in data:
+        if not bool(data["local_or_ghost"].all().item()):
+            raise EFAError(
+                "EFA got ghost atoms, and would attend to them as to atoms: run LAMMPS on one rank with "
+                "'pair_style mace no_domain_decomposition'."
+            )
+        refuse_periodic(data["shifts"] != 0)

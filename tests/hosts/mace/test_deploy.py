@@ -93,13 +93,42 @@ def test_a_compiled_model_is_refused_by_name(trained):
         insert_efa(torch.jit.load(folder / "efa_float64_compiled.model"), EFAConfig(max_length=3.0))
 
 
-def test_what_would_lose_or_miscount_efa_is_refused(stock_model):
-    from mace.calculators.lammps_mace import LAMMPS_MACE
+def test_what_would_lose_efa_is_refused(stock_model):
+    from mace.calculators.lammps_mliap_mace import LAMMPS_MLIAP_MACE
     from mace.tools.scripts_utils import extract_config_mace_model
 
     model = insert_efa(stock_model, EFAConfig(max_length=8.0))
     with pytest.raises(EFAError, match="cannot be rebuilt"):
         type(model)(**extract_config_mace_model(model))
-    with pytest.raises(EFAError, match="ghost atoms"):
-        LAMMPS_MACE(model)
-    LAMMPS_MACE(stock_model)
+    with pytest.raises(EFAError, match="ML-IAP"):
+        LAMMPS_MLIAP_MACE(model)
+
+
+def test_lammps_export_refuses_ghosts_and_periodic_images(trained, workspace, ethanol, monkeypatch):
+    """What pair_mace passes with `no_domain_decomposition` on one rank is served; what it passes otherwise is refused."""
+    from mace.cli import create_lammps_model
+
+    path = trained("efa_float64", "--efa", *SMALL) / "efa_float64.model"
+    monkeypatch.setattr("sys.argv", ["mace_create_lammps_model", str(path)])
+    create_lammps_model.main()
+    exported = torch.jit.load(f"{path}-lammps.pt")
+    model = load(path)
+    expected = evaluate(model, ethanol)
+
+    def lammps(local, shifts=None):
+        data = batch_of(model, ethanol)
+        data = {k: data[k] for k in ("positions", "node_attrs", "edge_index", "batch", "ptr", "cell", "shifts", "unit_shifts")}
+        if shifts is not None:
+            data["shifts"] = shifts.expand(data["shifts"].shape).clone()
+        return exported(data, local, False)
+
+    everyone = torch.ones(len(ethanol), dtype=torch.float64)
+    served = lammps(everyone)
+    assert torch.allclose(served["total_energy_local"], expected["energy"], rtol=0, atol=1e-9)
+    assert torch.allclose(served["forces"], expected["forces"], rtol=0, atol=1e-9)
+    ghost = everyone.clone()
+    ghost[-1] = 0
+    with pytest.raises(torch.jit.Error, match="no_domain_decomposition"):
+        lammps(ghost)
+    with pytest.raises(torch.jit.Error, match="periodic"):
+        lammps(everyone, torch.tensor([30.0, 0.0, 0.0], dtype=torch.float64))

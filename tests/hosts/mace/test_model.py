@@ -9,14 +9,19 @@ import pytest
 from mace.modules.models import ScaleShiftMACE
 
 from efa_addons import EFAError
-from efa_addons.hosts.mace.model import EFAScaleShiftMACE, patched_forward
+from efa_addons.hosts.mace.derive import add_lines
+from efa_addons.hosts.mace.model import FORWARD, EFAScaleShiftMACE
 
 SOURCE = inspect.getsource(ScaleShiftMACE.forward)
 
 
+def with_efa(source: str) -> str:
+    return add_lines(source, FORWARD, "forward")
+
+
 def test_only_lines_are_added():
     before = textwrap.dedent(SOURCE).splitlines()
-    after = patched_forward(SOURCE).splitlines()
+    after = with_efa(SOURCE).splitlines()
     rest = iter(after)
     assert all(line in rest for line in before)  # a subsequence
     assert len(after) == len(before) + 3
@@ -26,9 +31,9 @@ def test_only_lines_are_added():
 def test_a_drifted_host_names_the_supported_versions(anchor):
     drifted = SOURCE.replace(anchor, "something_else(")
     with pytest.raises(EFAError, match=r"0 times instead of once.*Supported: 0\.3\.15, 0\.3\.16"):
-        patched_forward(drifted)
+        with_efa(drifted)
     with pytest.raises(EFAError, match="2 times"):
-        patched_forward(SOURCE + SOURCE)
+        with_efa(SOURCE + SOURCE)
 
 
 def test_names_that_mace_and_pickle_look_for():
