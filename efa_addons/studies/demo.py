@@ -33,8 +33,8 @@ TRAINING = [
     *("--model=ScaleShiftMACE", "--num_channels=16", "--max_L=2", "--max_ell=2", "--correlation=2", "--num_interactions=2"),
     *("--r_max=3.0", "--num_radial_basis=8", "--radial_MLP=[32,32]", "--E0s=average", "--default_dtype=float32"),
     *("--loss=weighted", "--energy_weight=10", "--forces_weight=100", "--batch_size=8", "--valid_batch_size=24"),
-    *("--max_num_epochs=181", "--eval_interval=5", "--valid_fraction=0.1"),
-    *("--lr=0.01", "--amsgrad", "--scheduler=ExponentialLR", "--lr_scheduler_gamma=0.976", "--ema", "--ema_decay=0.99"),
+    *("--max_num_epochs=141", "--eval_interval=5", "--valid_fraction=0.1"),
+    *("--lr=0.01", "--amsgrad", "--scheduler=ExponentialLR", "--lr_scheduler_gamma=0.9693", "--ema", "--ema_decay=0.99"),
     *("--device=cpu", "--num_workers=0", "--pin_memory=False", "--plot=False"),
 ]
 QUICK = ["--num_channels=8", "--max_num_epochs=2", "--eval_interval=1", "--batch_size=4", "--valid_fraction=0.2"]
