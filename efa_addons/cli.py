@@ -12,11 +12,12 @@ from typing import Any
 
 import yaml
 
-from efa_addons.config import EFAConfig
+from efa_addons.config import AUTO, EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.version import __version__
 
 HOSTS = ("mace",)
+DEFAULT_MAX_LENGTH = 20.0  # Å
 Verbs = Any  # the object argparse.add_subparsers returns
 
 
@@ -43,6 +44,7 @@ def _add_insert(verbs: Verbs) -> None:
     _add_files(parser, "a trained model without EFA")
     parser.add_argument("--seed", type=int, default=0, help="seed of the inner weights (default: 0)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with EFA options, flat or under 'efa:'")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="structures (any format of ASE) to take 'auto' options from")
     group = parser.add_argument_group("EFA options", "values as in YAML: null, true, [0, 1], 1e-5")
     for field in dataclasses.fields(EFAConfig):
         group.add_argument(
@@ -92,15 +94,29 @@ def _insert(args: argparse.Namespace) -> None:
     names = {field.name for field in dataclasses.fields(EFAConfig)}
     options.update({name: value for name, value in vars(args).items() if name in names})
     config = EFAConfig.from_dict(options)
-    if config.needs_data:
-        raise EFAError(
-            "there is no training set here to take 'auto' from: give --max_length in Å (the largest interatomic distance you "
-            "will compute) and a number for --normalization."
-        )
     host = _host(args)
+    if config.needs_data:
+        config = _resolve(config, args.data)
     model = host.insert_efa(host.load(args.input), config, seed=args.seed)
     host.save(model, args.output)
     print(host.describe(model))
+
+
+def _resolve(config: EFAConfig, data: Path | None) -> EFAConfig:
+    """'auto' from a file of structures, or, for max_length, an announced default."""
+    if data is not None:
+        import ase.io
+
+        structures = ase.io.read(data, index=":")
+        largest = max(atoms.get_all_distances().max() for atoms in structures)
+        return config.resolve(float(largest), sum(map(len, structures)) / len(structures))
+    if config.normalization == AUTO:
+        raise EFAError("normalization: auto needs structures to count atoms in: give --data FILE, or a number.")
+    print(
+        f"max_length: {DEFAULT_MAX_LENGTH} Å, since none was given; better is the largest interatomic distance you will compute "
+        "(--max_length), or a file to take it from (--data)."
+    )
+    return config.replace(max_length=DEFAULT_MAX_LENGTH)
 
 
 def _strip(args: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from test_train import SMALL
 
 from efa_addons import EFAConfig, EFAError
 from efa_addons.cli import main
-from efa_addons.hosts.mace import has_efa, insert_efa, load
+from efa_addons.hosts.mace import efa_config, has_efa, insert_efa, load
 
 CALCULATE = """
 import json, ase.io
@@ -69,11 +69,22 @@ def test_command_line_insert_and_strip(trained, workspace, ethanol, capsys):
     for arguments, message in (
         (["insert", "--host", "mace", str(stock), str(with_efa), "--max_length", "9"], "exists already"),
         (["insert", "--host", "mace", str(stock) + "x", str(without) + "x", "--max_length", "9"], "does not exist"),
-        (["insert", "--host", "mace", str(stock), str(without) + "x"], "give --max_length"),
+        (["insert", "--host", "mace", str(stock), str(without) + "x", "--normalization", "auto"], "give --data FILE"),
         (["strip", "--host", "mace", str(stock), str(without) + "x"], "no EFA to take out"),
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
+
+
+def test_insert_takes_max_length_from_data_or_says_what_it_took(trained, workspace, tmp_path, ethanol, capsys):
+    stock = trained("stock", stock=True) / "stock.model"
+    assert main(["insert", "--host", "mace", str(stock), str(tmp_path / "a.model")]) == 0
+    assert "max_length: 20.0 Å, since none was given" in capsys.readouterr().out
+    data = ["--data", str(workspace / "train.xyz"), "--max_length_margin", "1", "--normalization", "auto"]
+    assert main(["insert", "--host", "mace", str(stock), str(tmp_path / "b.model"), *data]) == 0
+    config = efa_config(load(tmp_path / "b.model"))
+    assert config.max_length >= ethanol.get_all_distances().max() - 1e-3 and config.max_length < 6
+    assert config.normalization == len(ethanol)
 
 
 def test_insert_options_from_a_file(trained, tmp_path, capsys):
