@@ -113,7 +113,7 @@ def _resolve(config: EFAConfig, data: Path | None) -> EFAConfig:
     if config.normalization == AUTO:
         raise EFAError("normalization: auto needs structures to count atoms in: give --data FILE, or a number.")
     print(
-        f"max_length: {DEFAULT_MAX_LENGTH} Å, since none was given; better is the largest interatomic distance you will compute "
+        f"max_length: {DEFAULT_MAX_LENGTH} Å, since none was given; better is the largest distance you will compute "
         "(--max_length), or a file to take it from (--data)."
     )
     return config.replace(max_length=DEFAULT_MAX_LENGTH)
