@@ -1,0 +1,1 @@
+"""Benchmarks: ratios measured in one run, behind a correctness gate. Never part of the tests."""

@@ -1,0 +1,141 @@
+"""What EFA costs in MACE: `python -m benchmarks.mace` times MACE with EFA over MACE without, side by side in one run.
+
+Figures are process times of one thread, medians over alternating repetitions, so that a busy machine disturbs both alike.
+Gate: a freshly inserted EFA must not change the energy, or nothing is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms
+from mace import data as mace_data
+from mace import modules as mace_modules
+from mace.tools import torch_geometric
+from mace.tools.utils import AtomicNumberTable
+from rich.console import Console
+from rich.table import Table
+
+from efa_addons import EFAConfig
+from efa_addons._e3nn import o3
+from efa_addons.hosts.mace import insert_efa
+
+SPACING = 1.6  # Å, about the density of a molecule
+
+
+def cluster(num_atoms: int, seed: int) -> Atoms:
+    """Carbon and hydrogen on a rattled cubic lattice, as compact as a droplet."""
+    rng = np.random.default_rng(seed)
+    side = int(np.ceil(num_atoms ** (1 / 3))) + 2
+    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3), axis=-1).reshape(-1, 3) - (side - 1) / 2
+    nearest = grid[np.argsort(np.linalg.norm(grid, axis=1), kind="stable")[:num_atoms]]
+    return Atoms(numbers=rng.choice([1, 6], num_atoms), positions=SPACING * nearest + rng.normal(scale=0.1, size=nearest.shape))
+
+
+def stock_model(channels: int) -> torch.nn.Module:
+    """A ScaleShiftMACE of two layers with `channels` channels of degree 0 and 1, MACE's defaults otherwise."""
+    blocks = mace_modules.interaction_classes
+    return mace_modules.ScaleShiftMACE(
+        r_max=5.0,
+        num_bessel=8,
+        num_polynomial_cutoff=5,
+        max_ell=3,
+        interaction_cls=blocks["RealAgnosticResidualInteractionBlock"],
+        interaction_cls_first=blocks["RealAgnosticResidualInteractionBlock"],
+        num_interactions=2,
+        num_elements=2,
+        hidden_irreps=o3.Irreps(f"{channels}x0e+{channels}x1o"),
+        MLP_irreps=o3.Irreps("16x0e"),
+        gate=torch.nn.functional.silu,
+        atomic_energies=np.zeros(2),
+        avg_num_neighbors=20.0,
+        atomic_numbers=[1, 6],
+        correlation=3,
+        radial_type="bessel",
+        atomic_inter_scale=1.0,
+        atomic_inter_shift=0.0,
+    )
+
+
+def batch_of(structures: list[Atoms], r_max: float) -> dict[str, torch.Tensor]:
+    table = AtomicNumberTable([1, 6])
+    graphs = [
+        mace_data.AtomicData.from_config(mace_data.config_from_atoms(atoms), z_table=table, cutoff=r_max)
+        for atoms in structures
+    ]
+    return next(iter(torch_geometric.dataloader.DataLoader(graphs, batch_size=len(graphs)))).to_dict()
+
+
+def task(model: torch.nn.Module, batch: dict[str, torch.Tensor], training: bool) -> Callable[[], None]:
+    """One inference (energy and forces), or one training step (loss of both, backward)."""
+
+    def run() -> None:
+        out = model({key: value.clone() for key, value in batch.items()}, training=training)
+        if training:
+            ((out["energy"] ** 2).sum() + (out["forces"] ** 2).sum()).backward()
+
+    return run
+
+
+def medians(tasks: list[Callable[[], None]], repeats: int) -> list[float]:
+    """Median process time (s) of each, in alternation."""
+    times: list[list[float]] = [[] for _ in tasks]
+    for repeat in range(repeats + 1):
+        for i, run in enumerate(tasks):
+            start = time.process_time()
+            run()
+            if repeat:  # the first round warms up
+                times[i].append(time.process_time() - start)
+    return [float(np.median(t)) for t in times]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: that it runs, not how fast")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    sizes = [(4, 2), (20, 1)] if args.quick else [(20, 16), (1000, 1)]
+    rows = []
+    for num_atoms, num_graphs in sizes:
+        structures = [cluster(num_atoms, seed) for seed in range(num_graphs)]
+        length = max(atoms.get_all_distances().max() for atoms in structures)
+        stock = stock_model(4 if args.quick else args.channels)
+        with_efa = insert_efa(stock, EFAConfig(max_length=1.2 * float(length)))
+        batch = batch_of(structures, float(stock.r_max))
+        energies = [
+            model({k: v.clone() for k, v in batch.items()}, compute_force=False)["energy"] for model in (stock, with_efa)
+        ]
+        if not torch.equal(*energies):
+            raise SystemExit(f"gate: inserting EFA changed the energy, {energies[0].tolist()} to {energies[1].tolist()}")
+        for name, training in (("inference", False), ("training step", True)):
+            plain, efa = medians(
+                [task(stock, batch, training), task(with_efa, batch, training)], 1 if args.quick else args.repeats
+            )
+            rows.append([f"{num_graphs} x {num_atoms} atoms", name, f"{plain:.3f}", f"{efa:.3f}", f"{efa / plain:.2f}"])
+    head = ["structures", "task", "MACE (s)", "MACE + EFA (s)", "ratio"]
+    table = Table(*head, title=f"{args.channels} channels, float32, one thread")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / f"mace_{platform.machine()}_cpu{'_quick' if args.quick else ''}.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
