@@ -22,7 +22,7 @@ from mace.tools import model_script_utils, scripts_utils
 from mace.tools.checkpoint import CheckpointBuilder
 from mace.tools.utils import get_tag
 
-from efa_addons.config import EFAConfig
+from efa_addons.config import AUTO, EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.hosts.mace.derive import derive
 from efa_addons.hosts.mace.insert import describe, efa_config, efa_parameters, graft_from, has_efa, insert_efa, strip_efa
@@ -202,7 +202,7 @@ def _refuse_other_settings(wanted: EFAConfig | None, carried: EFAConfig) -> None
         return
     given, kept = wanted.to_dict(), carried.to_dict()
     default = EFAConfig().to_dict()
-    changed = [f"{k}: {given[k]} (the model has {kept[k]})" for k in given if given[k] not in (default[k], kept[k])]
+    changed = [f"{k}: {given[k]} (the model has {kept[k]})" for k in given if given[k] not in (default[k], kept[k], AUTO)]
     if changed:
         raise EFAError(
             f"the foundation model has EFA with other settings: {'; '.join(changed)}. Leave these options out to go on with "

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from efa_addons.config import EFAConfig, check_types
+from efa_addons.config import AUTO, EFAConfig, check_types
 from efa_addons.errors import EFAError, unknown_names
 
 
@@ -36,6 +36,10 @@ class TrainingOptions:
 
 _CLASSES = (EFAConfig, TrainingOptions)
 
+# Where a training set is at hand the sum over atoms is normalised: at MACE's usual widths and learning rate the first steps
+# with an unnormalised one are wild.
+_DEFAULTS = {"normalization": AUTO}
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds `--efa` and one flag for each option; their values are written as in YAML (null, true, [0, 1], 1e-5)."""
@@ -43,7 +47,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--efa", nargs="?", const="true", default=None, help="switch EFA on (or off: false)")
     for options in _CLASSES:
         for field in dataclasses.fields(options):
-            text = f"{field.metadata['help']} (default: {_as_yaml(field.default)})"
+            text = f"{field.metadata['help']} (default: {_as_yaml(_DEFAULTS.get(field.name, field.default))})"
             group.add_argument(f"--efa_{field.name}", default=argparse.SUPPRESS, metavar="VALUE", help=text)
 
 
@@ -94,7 +98,7 @@ def options_from(args: argparse.Namespace, section: Any) -> tuple[EFAConfig | No
     if unknown:
         raise unknown_names("EFA option", unknown, known)
     training = TrainingOptions(**{name: v for name, v in given.items() if name in names[TrainingOptions]})
-    config = EFAConfig(**{name: v for name, v in given.items() if name in names[EFAConfig]})
+    config = EFAConfig(**{**_DEFAULTS, **{name: v for name, v in given.items() if name in names[EFAConfig]}})
     if switch is None:
         switch = section if isinstance(section, bool) else (section is not None or bool(given))
     return (config if switch else None), training

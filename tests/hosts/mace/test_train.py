@@ -77,7 +77,7 @@ def test_yaml_section(trained, workspace):
     config.write_text(yaml.safe_dump({"efa": section, "energy_weight": 3.0}))
     model = load(trained("from_yaml", "--config", str(config), "--efa_num_features_v", "2") / "from_yaml.model")
     expected = EFAConfig(max_length=9.0, layers=(1,), num_features_qk=4, num_features_v=2, mlp_features=8, tolerance=1e-4)
-    assert efa_config(model) == expected
+    assert efa_config(model) == expected.replace(normalization=9.0)  # the atoms of an ethanol
     assert [hasattr(product, "efa") for product in model.products] == [False, True]
 
 
@@ -145,14 +145,19 @@ def test_other_settings_than_the_foundation_models_are_refused(trained, workspac
 
 
 def test_switching_on_and_off():
+    auto = {"normalization": "auto"}
     assert options()[0] is None
-    assert options("--efa")[0] == EFAConfig()
-    assert options("--efa_max_degree_v", "null", "--efa_tolerance", "1e-4")[0] == EFAConfig(tolerance=1e-4)
+    assert options("--efa")[0] == EFAConfig(**auto)
+    assert options("--efa_max_degree_v", "null", "--efa_tolerance", "1e-4")[0] == EFAConfig(tolerance=1e-4, **auto)
+    assert options("--efa_normalization", "2")[0] == EFAConfig(normalization=2.0)
     assert options("--efa", "false", section={"max_length": 3.0})[0] is None
-    assert options(section=True)[0] == EFAConfig()
+    assert options(section=True)[0] == EFAConfig(**auto)
     assert options(section=False)[0] is None
-    assert options(section={"max_length": 3.0, "lr_factor": 0.5}) == (EFAConfig(max_length=3.0), TrainingOptions(lr_factor=0.5))
-    assert options("--efa_max_length", "4", section={"max_length": 3.0})[0] == EFAConfig(max_length=4.0)
+    assert options(section={"max_length": 3.0, "lr_factor": 0.5}) == (
+        EFAConfig(max_length=3.0, **auto),
+        TrainingOptions(lr_factor=0.5),
+    )
+    assert options("--efa_max_length", "4", section={"max_length": 3.0})[0] == EFAConfig(max_length=4.0, **auto)
 
 
 def test_bad_options_are_errors():
