@@ -57,7 +57,6 @@ class EFABlock(nn.Module):
 
         width = attended.num_features
         self.contraction = config.contraction
-        self.shared = [irrep for irrep in attended.irreps if irrep in source.irreps]
         shared = [irrep for irrep in attended.irreps if irrep in source.irreps] if config.contraction else []
         self.take_shared = Select(attended.components, components_of(shared))
         self.register_buffer("to_invariants", _invariants_matrix(shared), persistent=False)

@@ -32,6 +32,11 @@ def _static_shapes(batch: Tensor) -> bool:
         return batch.device.type != "cpu" or torch.compiler.is_compiling()
 
 
+def atoms_per_graph(batch: Tensor, num_graphs: int) -> Tensor:
+    """(G,) number of atoms of each graph. batch (N,), in any order."""
+    return torch.zeros([num_graphs], dtype=batch.dtype, device=batch.device).index_add(0, batch, torch.ones_like(batch))
+
+
 def graph_blocks(batch: Tensor, num_graphs: int) -> GraphBlocks:
     """Lays out atoms in blocks.
 
@@ -40,8 +45,7 @@ def graph_blocks(batch: Tensor, num_graphs: int) -> GraphBlocks:
         num_graphs: G; graphs may be empty.
     """
     num_atoms = batch.shape[0]
-    ones = torch.ones_like(batch)
-    counts = torch.zeros([num_graphs], dtype=batch.dtype, device=batch.device).index_add(0, batch, ones)
+    counts = atoms_per_graph(batch, num_graphs)
     static = _static_shapes(batch)
     block_size = num_atoms // num_graphs + 1
     one_each = False
@@ -90,8 +94,7 @@ def sum_over_graph(state: Tensor, blocks: GraphBlocks) -> Tensor:
 
 def not_alone(batch: Tensor, num_graphs: int) -> Tensor:
     """(N,) true for atoms that share their graph with others."""
-    counts = torch.zeros([num_graphs], dtype=batch.dtype, device=batch.device).index_add(0, batch, torch.ones_like(batch))
-    return counts.index_select(0, batch) > 1
+    return atoms_per_graph(batch, num_graphs).index_select(0, batch) > 1
 
 
 def center_positions(positions: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
@@ -102,6 +105,5 @@ def center_positions(positions: Tensor, batch: Tensor, num_graphs: int) -> Tenso
     """
     constant = positions.detach()
     total = constant.new_zeros([num_graphs, 3]).index_add(0, batch, constant)
-    count = constant.new_zeros([num_graphs]).index_add(0, batch, torch.ones_like(constant[:, 0]))
-    mean = total / count.clamp(min=1.0).unsqueeze(1)
+    mean = total / atoms_per_graph(batch, num_graphs).clamp(min=1).unsqueeze(1)
     return positions - mean.index_select(0, batch)
