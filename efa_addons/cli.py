@@ -14,6 +14,7 @@ import yaml
 
 from efa_addons.config import AUTO, EFAConfig
 from efa_addons.errors import EFAError
+from efa_addons.portable import SUFFIX, read_portable
 from efa_addons.version import __version__
 
 HOSTS = ("mace",)
@@ -28,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     _add_insert(verbs)
     _add_strip(verbs)
+    _add_convert(verbs)
     _add_inspect(verbs)
     _add_demo(verbs)
     args = parser.parse_args(argv)
@@ -59,10 +61,17 @@ def _add_strip(verbs: Verbs) -> None:
     parser.set_defaults(run=_strip)
 
 
+def _add_convert(verbs: Verbs) -> None:
+    parser = verbs.add_parser("convert", help="between a host's own file and the portable one, which ends in .efa")
+    _add_files(parser, "a model")
+    parser.set_defaults(run=_convert)
+
+
 def _add_inspect(verbs: Verbs) -> None:
-    parser = verbs.add_parser("inspect", help="say what a model contains")
+    parser = verbs.add_parser("inspect", help="say what a model contains, and how much EFA contributes")
     _add_host(parser)
-    parser.add_argument("input", metavar="FILE", type=Path, help="a model")
+    parser.add_argument("input", metavar="FILE", type=Path, help="a model, in the host's format or the portable one")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="structures (any format of ASE) to measure EFA's outputs on")
     parser.set_defaults(run=_inspect)
 
 
@@ -73,7 +82,9 @@ def _add_host(parser: argparse.ArgumentParser) -> None:
 def _add_files(parser: argparse.ArgumentParser, what: str) -> None:
     _add_host(parser)
     parser.add_argument("input", metavar="IN", type=Path, help=what)
-    parser.add_argument("output", metavar="OUT", type=Path, help="file to write; an existing one is not overwritten")
+    parser.add_argument(
+        "output", metavar="OUT", type=Path, help="file to write (.efa: portable format); an existing one is not overwritten"
+    )
 
 
 def _add_demo(verbs: Verbs) -> None:
@@ -105,9 +116,7 @@ def _insert(args: argparse.Namespace) -> None:
 def _resolve(config: EFAConfig, data: Path | None) -> EFAConfig:
     """'auto' from a file of structures, or, for max_length, an announced default."""
     if data is not None:
-        import ase.io
-
-        structures = ase.io.read(data, index=":")
+        structures = _structures(data)
         largest = max(atoms.get_all_distances().max() for atoms in structures)
         return config.resolve(float(largest), sum(map(len, structures)) / len(structures))
     if config.normalization == AUTO:
@@ -119,15 +128,34 @@ def _resolve(config: EFAConfig, data: Path | None) -> EFAConfig:
     return config.replace(max_length=DEFAULT_MAX_LENGTH)
 
 
+def _structures(path: Path) -> list[Any]:
+    """All structures of a file, through ASE, which every host brings along."""
+    import ase.io
+
+    return list(ase.io.iread(path, index=":"))
+
+
 def _strip(args: argparse.Namespace) -> None:
     host = _host(args)
     host.save(host.strip_efa(host.load(args.input)), args.output)
     print(f"{args.output}: stock model without EFA")
 
 
+def _convert(args: argparse.Namespace) -> None:
+    host = _host(args)
+    host.save(host.load(args.input), args.output)
+    print(f"{args.output}: {'portable format' if args.output.suffix == SUFFIX else 'the format of ' + args.host}")
+
+
 def _inspect(args: argparse.Namespace) -> None:
     host = _host(args)
-    print(host.inspect(host.load(args.input)))
+    portable = read_portable(args.input, args.host)
+    if portable is not None:
+        print(
+            f"portable format {portable.format}, written by efa_addons {portable.efa_addons_version} and {args.host} "
+            f"{portable.host_version}"
+        )
+    print(host.inspect(host.load(args.input), None if args.data is None else _structures(args.data)))
 
 
 def _host(args: argparse.Namespace) -> ModuleType:

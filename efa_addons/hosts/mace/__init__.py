@@ -3,18 +3,10 @@
 Importing this package (which unpickling a MACE model with EFA does, too) makes MACE's own tools aware of EFA: see `hooks`.
 """
 
+from efa_addons.hosts.mace.describe import describe, inspect
+from efa_addons.hosts.mace.files import load, save
 from efa_addons.hosts.mace.hooks import install
-from efa_addons.hosts.mace.insert import (
-    describe,
-    efa_config,
-    has_efa,
-    insert_efa,
-    inspect,
-    load,
-    save,
-    strip_efa,
-    without_efa,
-)
+from efa_addons.hosts.mace.insert import efa_config, has_efa, insert_efa, strip_efa, without_efa
 
 install()
 

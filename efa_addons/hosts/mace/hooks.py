@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import inspect
 import logging
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from mace.calculators.lammps_mace import LAMMPS_MACE
 from mace.calculators.lammps_mliap_mace import LAMMPS_MLIAP_MACE
+from mace.cli import convert_cueq_e3nn, convert_e3nn_cueq, convert_e3nn_hybrid, convert_e3nn_oeq, convert_oeq_e3nn
 from mace.modules import lora
 from mace.tools import model_script_utils, scripts_utils
 from mace.tools.checkpoint import CheckpointBuilder
@@ -25,7 +27,8 @@ from mace.tools.utils import get_tag
 from efa_addons.config import AUTO, EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.hosts.mace.derive import derive
-from efa_addons.hosts.mace.insert import describe, efa_config, efa_parameters, graft_from, has_efa, insert_efa, strip_efa
+from efa_addons.hosts.mace.describe import describe
+from efa_addons.hosts.mace.insert import efa_config, efa_parameters, graft_from, has_efa, insert_efa, strip_efa
 from efa_addons.hosts.mace.model import LAMMPS_FORWARD
 from efa_addons.hosts.mace.options import TrainingOptions
 from efa_addons.nn.checks import largest_distance
@@ -47,7 +50,7 @@ def _configure_model(original: Callable) -> Callable:
             model = insert_efa(model, resolve_from(wanted, train_loader.dataset), seed=args.seed)
         _refuse_other_restart(args, model)
         if has_efa(model):
-            logging.info(describe(model))
+            logging.info(describe(model, _usual_num_atoms(train_loader.dataset), args.batch_size, args.device))
             if _training(args).freeze_base:
                 trained = {id(p) for p in efa_parameters(model).values()}
                 for parameter in model.parameters():
@@ -81,16 +84,38 @@ def _get_params_options(original: Callable) -> Callable:
     return get_params_options
 
 
-def _remove_pt_head(original: Callable) -> Callable:
-    """Selects a head of the stock part; EFA serves all heads alike."""
+def _rebuild(original: Callable) -> Callable:
+    """For functions that build another model from a model's hyper-parameters and weights: they see the stock part only."""
 
     @functools.wraps(original)
-    def remove_pt_head(model, *rest, **options):
+    def rebuild(model, *rest, **options):
         if not has_efa(model):
             return original(model, *rest, **options)
         return graft_from(original(strip_efa(model), *rest, **options), model)
 
-    return remove_pt_head
+    return rebuild
+
+
+def _convert(original: Callable) -> Callable:
+    """The ways to and from cuEquivariance and OpenEquivariance; EFA takes on the layout of features of the new model."""
+    rebuild = _rebuild(original)
+    default_name = inspect.signature(original).parameters["output_model"].default
+
+    @functools.wraps(original)
+    def run(input_model, output_model=default_name, device="cpu", return_model=True, **options):
+        source = (
+            torch.load(input_model, map_location=device, weights_only=False) if isinstance(input_model, str) else input_model
+        )
+        if not has_efa(source):
+            return original(input_model, output_model, device, return_model, **options)
+        converted = rebuild(source, device=device, **options)
+        if return_model:
+            return converted
+        path = output_model if source is input_model else f"{Path(input_model).with_suffix('')}.{output_model}"  # as MACE does
+        logging.warning(f"Saving converted model to {path}")
+        return torch.save(converted, path)
+
+    return run
 
 
 def _inject_loras(original: Callable) -> Callable:
@@ -137,11 +162,14 @@ def _refuse_mliap(original: Callable) -> Callable:
     return init
 
 
+_CONVERTERS = (convert_e3nn_cueq, convert_cueq_e3nn, convert_e3nn_oeq, convert_oeq_e3nn, convert_e3nn_hybrid)
 _FUNCTIONS = (
     (model_script_utils.configure_model, _configure_model),
     (scripts_utils.get_params_options, _get_params_options),
-    (scripts_utils.remove_pt_head, _remove_pt_head),
+    (scripts_utils.remove_pt_head, _rebuild),
+    (scripts_utils.extract_model, _rebuild),
     (lora.inject_LoRAs, _inject_loras),
+    *((module.run, _convert) for module in _CONVERTERS),
 )
 _METHODS = (
     (CheckpointBuilder, "create_checkpoint", lambda original: staticmethod(_create_checkpoint(original))),
@@ -174,6 +202,12 @@ def resolve_from(config: EFAConfig, dataset: Any) -> EFAConfig:
         one_graph = torch.zeros(positions.shape[0], dtype=torch.long)
         largest = max(largest, largest_distance(positions, one_graph))
     return config.resolve(largest, atoms / max(len(dataset), 1))
+
+
+def _usual_num_atoms(dataset: Any, sample: int = 256) -> int:
+    """Mean number of atoms of some structures spread over a data set, which may be long and on a disk."""
+    chosen = range(0, len(dataset), max(1, len(dataset) // sample))
+    return round(sum(dataset[i].positions.shape[0] for i in chosen) / len(chosen))
 
 
 def _refuse_other_restart(args: Any, model: torch.nn.Module) -> None:

@@ -1,32 +1,20 @@
-"""EFA in and out of a MACE model: `insert_efa`, `strip_efa`, and what a model says about its EFA."""
+"""EFA in and out of a MACE model: `insert_efa`, `strip_efa`, `without_efa`."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from mace.modules.models import ScaleShiftMACE
+from mace.modules.wrapper_ops import get_layout
 from torch import nn
 
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.hosts.mace.model import MACEEFA, EFAScaleShiftMACE
-
-
-def load(path: Path | str) -> nn.Module:
-    """A model from a MACE `.model` file, on the CPU."""
-    model = torch.load(path, map_location="cpu", weights_only=False)
-    if not isinstance(model, nn.Module):
-        raise EFAError(f"{path} holds a {type(model).__name__}, not a model: give a .model file (checkpoints hold no model).")
-    return model
-
-
-def save(model: nn.Module, path: Path | str) -> None:
-    """Writes a `.model` file as MACE does."""
-    torch.save(model, path)
+from efa_addons.hosts.mace.probe import default_dtype
 
 
 def has_efa(model: nn.Module) -> bool:
@@ -69,17 +57,22 @@ def insert_efa(model: nn.Module, config: EFAConfig, seed: int | None = None) -> 
         raise EFAError(f"layers {beyond} do not exist: the model has the layers 0 to {num_layers - 1}.")
     model = copy.deepcopy(model)
     like = next(model.parameters())
-    with _default_dtype(like.dtype), torch.random.fork_rng(devices=[]):
+    with default_dtype(like.dtype), torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.manual_seed(seed)
         for layer in layers:
             irreps_in = model.interactions[layer].node_feats_irreps
             irreps_out = model.products[layer].linear.irreps_out
-            block = MACEEFA(str(irreps_in), str(irreps_out), config, checks=layer == min(layers))
+            block = MACEEFA(str(irreps_in), str(irreps_out), config, layout_of(model), checks=layer == min(layers))
             model.products[layer].efa = block.to(like.device)
     model.__class__ = EFAScaleShiftMACE
     model.efa_config = config.to_dict()
     return model
+
+
+def layout_of(model: nn.Module) -> str:
+    """Order of the features between layers: "ir_mul" in a model for cuEquivariance, otherwise "mul_ir"."""
+    return get_layout(getattr(model.products[0], "cueq_config", None))
 
 
 def strip_efa(model: nn.Module) -> nn.Module:
@@ -126,53 +119,3 @@ def without_efa(model: nn.Module) -> Iterator[None]:
     finally:
         for block, state in zip(blocks, before, strict=True):
             block.enabled = state
-
-
-def inspect(model: nn.Module) -> str:
-    """What a model contains: class, layers, EFA settings that differ from the defaults, and how large EFA's last maps are."""
-    config = efa_config(model)
-    lines = [f"MACE, {len(model.products)} layers, r_max {float(model.r_max):.4g} Å, elements {model.atomic_numbers.tolist()}"]
-    lines.append(describe(model))
-    if config is None:
-        return "\n".join(lines)
-    default = EFAConfig().to_dict()
-    lines += [f"  {name}: {value}" for name, value in config.to_dict().items() if value != default[name]]
-    for i, product in enumerate(model.products):
-        if not hasattr(product, "efa"):
-            lines.append(f"layer {i}: no EFA")
-            continue
-        block = product.efa.block
-        sizes = [f"{w.norm().item():.3g}" for w in (block.mlp[2].weight, block.out.weight)]
-        lines.append(
-            f"layer {i}: {block.irreps_in} -> {block.irreps_out}, norms of the last maps {sizes[0]} (network) and {sizes[1]} "
-            f"(linear){', untrained' if sizes == ['0', '0'] else ''}"
-        )
-    return "\n".join(lines)
-
-
-def describe(model: nn.Module) -> str:
-    """One line: layers, grid, frequencies, parameters."""
-    config = efa_config(model)
-    if config is None:
-        return "no EFA"
-    blocks = [product.efa.block for product in model.products if hasattr(product, "efa")]
-    new, total = (sum(p.numel() for p in ps) for ps in (efa_parameters(model).values(), model.parameters()))
-    if config.emulate:
-        kind = "emulated (control)"
-    else:
-        kind = f"{max(block.attention.lebedev_num for block in blocks)} Lebedev points"
-    return (
-        f"EFA in {len(blocks)} of {len(model.products)} layers: {kind}, max_frequency {config.max_frequency:.4g}, "
-        f"max_length {config.max_length:.4g} Å, {new} of {total} parameters"
-    )
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """New tensors have `dtype`, as the model into which they go."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

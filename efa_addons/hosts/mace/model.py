@@ -28,14 +28,14 @@ LAMMPS_FORWARD = (("out = self.model(", 'data["local_or_ghost"] = local_or_ghost
 class EFAScaleShiftMACE(models.ScaleShiftMACE):
     """A ScaleShiftMACE whose products may carry an `efa` block. Made by `insert_efa`, never constructed directly.
 
-    MACE's converters (cuEquivariance, OpenEquivariance) build a new model of the same class from its hyper-parameters: they
-    would lose the blocks without a word, and are told so instead.
+    What builds a new model of the same class from its hyper-parameters would lose the blocks without a word, and is told so
+    instead; for what MACE has of that kind see `hooks`.
     """
 
     def __init__(self, *args: object, **options: object) -> None:
         raise EFAError(
-            "a MACE model with EFA cannot be rebuilt from MACE's hyper-parameters alone (--enable_cueq, --enable_oeq); "
-            "leave them out, or take EFA out first with `efa-addons strip`."
+            "a MACE model with EFA cannot be rebuilt from MACE's hyper-parameters alone: convert it in Python after `import "
+            "efa_addons.hosts.mace`, or take EFA out first with `efa-addons strip`."
         )
 
     forward = derive(models.ScaleShiftMACE.forward, FORWARD)
@@ -51,12 +51,13 @@ class MACEEFA(nn.Module):
     Args:
         irreps_in, irreps_out: of the layer's input and output features.
         config: resolved EFAConfig.
+        layout: "mul_ir" or "ir_mul", of both.
         checks: look for what EFA cannot serve; one layer of a model is enough.
     """
 
-    def __init__(self, irreps_in: str, irreps_out: str, config: EFAConfig, checks: bool) -> None:
+    def __init__(self, irreps_in: str, irreps_out: str, config: EFAConfig, layout: str, checks: bool) -> None:
         super().__init__()
-        self.block = EFABlock(irreps_in, irreps_out, config)
+        self.block = EFABlock(irreps_in, irreps_out, config, layout)
         self.checks = checks
         self.enabled = True  # see `insert.without_efa`
         self.dim_out = o3.Irreps(irreps_out).dim

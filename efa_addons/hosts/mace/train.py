@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
+import os
 import sys
+from pathlib import Path
 
 from mace import tools
 from mace.cli import run_train
 
-from efa_addons.hosts.mace import install
+from efa_addons.errors import EFAError
+from efa_addons.hosts.mace import has_efa, install, load, save
 from efa_addons.hosts.mace.options import add_flags, options_from, take_section
+from efa_addons.portable import SUFFIX
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,6 +29,23 @@ def main(argv: list[str] | None = None) -> None:
         delattr(args, name)
     args.efa_config, args.efa_training = config, training
     run_train.run(args)
+    _write_portable(args)
+
+
+def _write_portable(args: argparse.Namespace) -> None:
+    """Beside each `.model` with EFA a `.efa`, which other versions can read; a run is not lost where that fails."""
+    if args.distributed and os.environ.get("RANK", "0") != "0":
+        return
+    for stage in ("", "_stagetwo"):
+        path = Path(args.model_dir) / f"{args.name}{stage}.model"
+        if not path.exists():
+            continue
+        model = load(path)
+        if has_efa(model):
+            try:
+                save(model, path.with_suffix(SUFFIX))
+            except EFAError as error:
+                logging.warning(f"{path} was not written in the portable format: {error}")
 
 
 if __name__ == "__main__":

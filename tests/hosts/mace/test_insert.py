@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -170,8 +172,23 @@ def test_switching_efa_off_for_a_while(stock_model, model, ethanol):
         pass
 
 
-def test_inspect(stock_model, model):
-    assert inspect(stock_model).splitlines()[0] == "MACE, 2 layers, r_max 2 Å, elements [1, 6, 8]"
+def test_inspect(stock_model, model, ethanol):
+    first = inspect(stock_model).splitlines()[0]
+    assert first.endswith("2 layers, r_max 2 Å, float64, heads ['Default'], elements H, C, O")
     text = inspect(insert_efa(stock_model, CONFIG.replace(layers=[1])))
     assert "layer 0: no EFA" in text and "untrained" in text and "max_length: 8.0" in text
     assert "layer 1: 4x0e+4x1o -> 4x0e" in inspect(model) and "untrained" not in inspect(model)
+
+
+def test_inspect_measures_what_the_blocks_put_out(model, ethanol):
+    data = batch_of(model, ethanol)
+    first = model.products[0].efa(model.node_embedding(data["node_attrs"]), data, 1).norm(dim=1).mean().item()
+    line = next(line for line in inspect(model, [ethanol]).splitlines() if line.startswith("layer 0"))
+    assert f"norm of EFA's output {first:.3g} beside" in line
+    assert f"{first:.3g} beside" not in inspect(model)  # without structures, on others
+
+
+def test_the_memory_of_a_training_step_is_in_the_line(model):
+    assert "MiB" not in describe(model)
+    sizes = [float(re.search(r"([0-9.]+) MiB in a training step of 4 x", describe(model, n, 4)).group(1)) for n in (8, 16)]
+    assert 1.3 < sizes[1] / sizes[0] < 4

@@ -1,0 +1,83 @@
+"""Memory that EFA will need, from a run of the blocks alone on one and two structures."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from efa_addons.nn.block import EFABlock
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations make while it is on, and keeps the largest sum alive at once.
+
+    with PeakMemory() as memory:
+        ...
+    memory.peak  # bytes
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = 0
+        self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in inputs and storage._cdata not in self._known:
+                    self._add(storage)
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self._known.add(key)
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+
+        def forget() -> None:
+            self._known.discard(key)
+            self.alive -= size
+
+        weakref.finalize(storage, forget)
+
+
+def predict_memory(blocks: Sequence[EFABlock], atoms_per_graph: int, num_graphs: int, training: bool = True) -> int:
+    """Bytes that EFA needs at its peak, beside parameters and the host's own tensors.
+
+    One and two graphs are run on the blocks' own device; what the second one adds, each further one adds, too.
+
+    Args:
+        blocks: of the layers of a model, which run one after the other and all wait for the backward pass.
+        atoms_per_graph, num_graphs: of a batch.
+        training: forward, forces and the backward pass of a loss of both; otherwise forward and forces.
+    """
+    one = _peak(blocks, atoms_per_graph, 1, training)
+    return one if num_graphs == 1 else one + (num_graphs - 1) * (_peak(blocks, atoms_per_graph, 2, training) - one)
+
+
+def _peak(blocks: Sequence[EFABlock], atoms_per_graph: int, num_graphs: int, training: bool) -> int:
+    weights = [p for block in blocks for p in block.parameters() if p.requires_grad]
+    like = next(blocks[0].parameters())
+    with PeakMemory() as memory:
+        positions = torch.zeros(atoms_per_graph * num_graphs, 3, dtype=like.dtype, device=like.device, requires_grad=True)
+        batch = torch.arange(num_graphs, device=like.device).repeat_interleave(atoms_per_graph)
+        energy = positions.new_zeros([])
+        for block in blocks:
+            x = positions.new_zeros([positions.shape[0], block.pack.dim]).requires_grad_()
+            energy = energy + (block(x, positions, batch, num_graphs) ** 2).sum()
+        (forces,) = torch.autograd.grad(energy, [positions], create_graph=training)
+        if training:
+            torch.autograd.grad(energy + (forces**2).sum(), weights, allow_unused=True)
+    return memory.peak

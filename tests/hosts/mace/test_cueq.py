@@ -1,0 +1,82 @@
+"""cuEquivariance: the same model in another layout of features. Only a third layer sees a wrong one."""
+
+from __future__ import annotations
+
+import ase.io
+import pytest
+import torch
+from mace.calculators import MACECalculator
+from mace_support import evaluate, randomize
+from test_train import SMALL, losses
+
+from efa_addons import EFAConfig, EFAError
+from efa_addons.hosts.mace import has_efa, insert_efa, load, save, strip_efa
+from efa_addons.hosts.mace.portable import to_portable
+
+pytest.importorskip("cuequivariance_torch")
+
+from mace.cli import convert_cueq_e3nn, convert_e3nn_cueq
+
+CONFIG = EFAConfig(max_length=8.0, num_features_qk=4, num_features_v=4, mlp_features=8)
+
+
+@pytest.fixture(scope="module")
+def three_layers(trained) -> torch.nn.Module:
+    folder = trained("three", "--num_interactions", "3", stock=True)
+    return randomize(insert_efa(load(folder / "three.model"), CONFIG))
+
+
+def equal(found, expected, tolerance=1e-10):
+    for quantity in ("energy", "forces"):
+        assert torch.allclose(found[quantity], expected[quantity], rtol=0, atol=tolerance), quantity
+
+
+@pytest.mark.parametrize("layout", ["ir_mul", "mul_ir"])
+def test_there_and_back(three_layers, ethanol, layout):
+    expected = evaluate(three_layers, ethanol)
+    converted = convert_e3nn_cueq.run(three_layers, layout=layout)
+    assert has_efa(converted) and [product.efa.block.layout for product in converted.products] == [layout] * 3
+    equal(evaluate(converted, ethanol), expected)
+    back = convert_cueq_e3nn.run(converted)
+    assert [product.efa.block.layout for product in back.products] == ["mul_ir"] * 3
+    equal(evaluate(back, ethanol), expected)
+    with pytest.raises(EFAError, match="this one is for cueq: convert it back first"):
+        to_portable(converted)
+
+
+def test_insertion_into_a_converted_model(three_layers, ethanol):
+    converted = convert_e3nn_cueq.run(strip_efa(three_layers))
+    before = evaluate(converted, ethanol)
+    inserted = insert_efa(converted, CONFIG)
+    after = evaluate(inserted, ethanol)
+    assert torch.equal(before["energy"], after["energy"]) and torch.equal(before["forces"], after["forces"])
+    equal(evaluate(randomize(inserted), ethanol), evaluate(three_layers, ethanol))
+
+
+def test_converters_read_and_write_files_as_before(three_layers, ethanol, tmp_path):
+    save(three_layers, tmp_path / "efa.model")
+    convert_e3nn_cueq.run(str(tmp_path / "efa.model"), "cueq.model", return_model=False)
+    equal(evaluate(load(tmp_path / "efa.cueq.model"), ethanol), evaluate(three_layers, ethanol))
+    stock = strip_efa(three_layers)
+    convert_e3nn_cueq.run(stock, str(tmp_path / "stock.model"), return_model=False)
+    equal(evaluate(load(tmp_path / "stock.model"), ethanol), evaluate(stock, ethanol))
+
+
+def test_training_and_calculator(trained, workspace, ethanol):
+    flags = ("--num_interactions", "3", "--efa", *SMALL)
+    plain = trained("three_efa", *flags)
+    folder = trained("three_cueq", *flags, "--enable_cueq", "True")
+    assert losses(folder) == pytest.approx(losses(plain), rel=1e-6)
+    model = load(folder / "three_cueq.model")
+    assert has_efa(model) and (folder / "three_cueq_compiled.model").exists()
+    equal(evaluate(model, ethanol), evaluate(load(plain / "three_efa.model"), ethanol), 1e-6)
+    structures = ase.io.read(workspace / "train.xyz", index=":3")
+    for atoms in structures:
+        found = {}
+        for accelerated in (False, True):
+            atoms.calc = MACECalculator(
+                models=[load(folder / "three_cueq.model")], device="cpu", default_dtype="float64", enable_cueq=accelerated
+            )
+            found[accelerated] = atoms.get_potential_energy(), torch.tensor(atoms.get_forces())
+        assert found[True][0] == pytest.approx(found[False][0], abs=1e-9)
+        assert torch.allclose(found[True][1], found[False][1], rtol=0, atol=1e-9)

@@ -1,0 +1,61 @@
+"""Predicted memory against what torch's profiler saw being allocated."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from efa_addons import EFABlock, EFAConfig
+from efa_addons.memory import PeakMemory, predict_memory
+
+
+@pytest.fixture
+def blocks():
+    config = EFAConfig(max_length=12.0, num_features_qk=8, num_features_v=8)
+    return [EFABlock("8x0e", "8x0e+8x1o", config), EFABlock("8x0e+8x1o", "8x0e", config)]
+
+
+def allocated(step) -> int:
+    """Peak of the bytes that torch's own profiler reports."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        step()
+    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("atoms_per_graph", "num_graphs"), [(20, 6), (150, 1)])
+def test_prediction_is_within_a_fifth_of_what_is_allocated(blocks, training, atoms_per_graph, num_graphs):
+    predicted = predict_memory(blocks, atoms_per_graph, num_graphs, training)
+    positions = (4 * torch.randn(atoms_per_graph * num_graphs, 3)).requires_grad_()
+    batch = torch.arange(num_graphs).repeat_interleave(atoms_per_graph)
+
+    def step() -> None:
+        energy = torch.zeros(())
+        for block in blocks:
+            x = torch.randn(len(positions), block.pack.dim, requires_grad=True)
+            energy = energy + block(x, 0.1 * positions, batch, num_graphs).pow(2).sum()
+        (forces,) = torch.autograd.grad(energy, positions, create_graph=training)
+        if training:
+            (energy + forces.pow(2).sum()).backward()
+
+    assert predicted == pytest.approx(allocated(step), rel=0.2)
+
+
+def test_nothing_is_left_behind(blocks):
+    predict_memory(blocks, 10, 2)
+    assert all(parameter.grad is None for block in blocks for parameter in block.parameters())
+
+
+def test_peak_counts_what_is_alive_and_views_once():
+    with PeakMemory() as memory:
+        a = torch.zeros(1000)
+        b = a.view(10, 100)  # no memory of its own
+        del a, b
+        torch.zeros(500)
+    assert memory.peak == 4000
