@@ -1,6 +1,7 @@
 """What EFA costs in MACE: `python -m benchmarks.mace` times MACE with EFA over MACE without, side by side in one run.
 
-Figures are process times of one thread, medians over alternating repetitions, so that a busy machine disturbs both alike.
+Times are process times of one thread, medians over alternating repetitions, so that a busy machine disturbs both alike. Memory is
+that of all tensors alive at the worst moment.
 Gate: a freshly inserted EFA must not change the energy, or nothing is timed.
 """
 
@@ -17,16 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase import Atoms
-from mace import data as mace_data
 from mace import modules as mace_modules
-from mace.tools import torch_geometric
-from mace.tools.utils import AtomicNumberTable
 from rich.console import Console
 from rich.table import Table
 
 from efa_addons import EFAConfig
 from efa_addons._e3nn import o3
 from efa_addons.hosts.mace import insert_efa
+from efa_addons.hosts.mace.probe import batch_of
+from efa_addons.memory import PeakMemory
 
 SPACING = 1.6  # Å, about the density of a molecule
 
@@ -65,15 +65,6 @@ def stock_model(channels: int) -> torch.nn.Module:
     )
 
 
-def batch_of(structures: list[Atoms], r_max: float) -> dict[str, torch.Tensor]:
-    table = AtomicNumberTable([1, 6])
-    graphs = [
-        mace_data.AtomicData.from_config(mace_data.config_from_atoms(atoms), z_table=table, cutoff=r_max)
-        for atoms in structures
-    ]
-    return next(iter(torch_geometric.dataloader.DataLoader(graphs, batch_size=len(graphs)))).to_dict()
-
-
 def task(model: torch.nn.Module, batch: dict[str, torch.Tensor], training: bool) -> Callable[[], None]:
     """One inference (energy and forces), or one training step (loss of both, backward)."""
 
@@ -97,6 +88,13 @@ def medians(tasks: list[Callable[[], None]], repeats: int) -> list[float]:
     return [float(np.median(t)) for t in times]
 
 
+def peak_memory(run: Callable[[], None]) -> int:
+    """Bytes of all tensors alive at the worst moment of a task; parameters, which are there before it, are not in it."""
+    with PeakMemory() as memory:
+        run()
+    return memory.peak
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--channels", type=int, default=64)
@@ -114,7 +112,7 @@ def main() -> None:
         length = max(atoms.get_all_distances().max() for atoms in structures)
         stock = stock_model(4 if args.quick else args.channels)
         with_efa = insert_efa(stock, EFAConfig(max_length=1.2 * float(length)))
-        batch = batch_of(structures, float(stock.r_max))
+        batch = batch_of(stock, structures)
         energies = [
             model({k: v.clone() for k, v in batch.items()}, compute_force=False)["energy"] for model in (stock, with_efa)
         ]
@@ -124,8 +122,11 @@ def main() -> None:
             plain, efa = medians(
                 [task(stock, batch, training), task(with_efa, batch, training)], 1 if args.quick else args.repeats
             )
-            rows.append([f"{num_graphs} x {num_atoms} atoms", name, f"{plain:.3f}", f"{efa:.3f}", f"{efa / plain:.2f}"])
-    head = ["structures", "task", "MACE (s)", "MACE + EFA (s)", "ratio"]
+            peaks = [peak_memory(task(model, batch, training)) / 2**20 for model in (stock, with_efa)]
+            times = [f"{plain:.3f}", f"{efa:.3f}", f"{efa / plain:.2f}"]
+            memory = [f"{peaks[0]:.0f}", f"{peaks[1]:.0f}", f"{peaks[1] / peaks[0]:.2f}"]
+            rows.append([f"{num_graphs} x {num_atoms} atoms", name, *times, *memory])
+    head = ["structures", "task", "MACE (s)", "+ EFA (s)", "time ratio", "MACE (MiB)", "+ EFA (MiB)", "memory ratio"]
     table = Table(*head, title=f"{args.channels} channels, float32, one thread")
     for row in rows:
         table.add_row(*row)

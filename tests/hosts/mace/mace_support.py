@@ -8,26 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mace.data import AtomicData, config_from_atoms
-from mace.tools import torch_geometric
-from mace.tools.utils import AtomicNumberTable
 from scipy.spatial.transform import Rotation
 
+from efa_addons.hosts.mace import probe
 from efa_addons.hosts.mace.insert import efa_parameters
 
 
 def batch_of(model: torch.nn.Module, *structures) -> dict[str, torch.Tensor]:
-    """The dictionary that MACE's data loader makes of structures, in the model's dtype."""
-    table = AtomicNumberTable([int(z) for z in model.atomic_numbers])
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(next(model.parameters()).dtype)
-    try:
-        data = [
-            AtomicData.from_config(config_from_atoms(atoms), z_table=table, cutoff=float(model.r_max)) for atoms in structures
-        ]
-    finally:
-        torch.set_default_dtype(before)
-    return next(iter(torch_geometric.dataloader.DataLoader(data, batch_size=len(data)))).to_dict()
+    return probe.batch_of(model, structures)
 
 
 def evaluate(model: torch.nn.Module, *structures, **options) -> dict[str, torch.Tensor]:

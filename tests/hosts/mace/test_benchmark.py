@@ -12,4 +12,4 @@ def test_quick_benchmark(tmp_path, request):
     subprocess.run(command, cwd=request.config.rootpath, check=True, capture_output=True)
     rows = list(csv.DictReader(next(tmp_path.glob("mace_*_cpu_quick.csv")).open()))
     assert [row["task"] for row in rows] == ["inference", "training step"] * 2
-    assert all(float(row["ratio"]) > 0 for row in rows)
+    assert all(float(row["time ratio"]) > 0 and float(row["memory ratio"]) > 1 for row in rows)
