@@ -1,7 +1,7 @@
 """What EFA costs in MACE: `python -m benchmarks.mace` times MACE with EFA over MACE without, side by side in one run.
 
-Times are process times of one thread, medians over alternating repetitions, so that a busy machine disturbs both alike. Memory is
-that of all tensors alive at the worst moment.
+Times are process times of one thread, medians over alternating repetitions, so that a busy machine disturbs both alike.
+Memory is that of all tensors alive at the worst moment.
 Gate: a freshly inserted EFA must not change the energy, or nothing is timed.
 """
 
