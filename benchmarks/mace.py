@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase import Atoms
+from e3nn import o3
 from mace import modules as mace_modules
 from rich.console import Console
 from rich.table import Table
 
 from efa_addons import EFAConfig
-from efa_addons._e3nn import o3
 from efa_addons.hosts.mace import insert_efa
 from efa_addons.hosts.mace.probe import batch_of
 from efa_addons.memory import PeakMemory

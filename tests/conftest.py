@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import efa_addons._e3nn  # noqa: F401  e3nn 0.4.4 can be imported after this
+
 
 @pytest.fixture(autouse=True)
 def seed() -> None:

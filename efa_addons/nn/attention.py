@@ -19,6 +19,7 @@ from efa_addons.ops.graphs import center_positions, graph_blocks, not_alone
 from efa_addons.ops.harmonics import spherical_harmonics
 from efa_addons.ops.lebedev import grid_tensors, lebedev_num_for, max_phase_for
 from efa_addons.ops.quadrature import attend, attend_harmonics
+from efa_addons.ops.tracing import tracing
 
 
 def _change_type(kind: FeatureType, max_degree: int | None, pseudotensors: bool | None, name: str) -> FeatureType:
@@ -254,7 +255,7 @@ class EuclideanFastAttention(nn.Module):
     @torch.jit.unused
     def _warn(self, positions: Tensor, batch: Tensor) -> None:
         """One warning each for structures beyond max_length and frequencies beyond the grid."""
-        if torch.compiler.is_compiling() or positions.shape[0] == 0:
+        if tracing() or positions.shape[0] == 0:
             return
         with torch.no_grad():
             if not self._warned_length and 2 * positions.norm(dim=1).max() > self.max_length:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Optional
 import torch
 from torch import Tensor, nn
 
-from efa_addons._e3nn import o3
+from efa_addons._e3nn import Irreps
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.nn.attention import EuclideanFastAttention
@@ -36,9 +36,7 @@ class EFABlock(nn.Module):
     if TYPE_CHECKING:  # TorchScript would stumble over these
         to_invariants: Tensor
 
-    def __init__(
-        self, irreps_in: o3.Irreps | str, irreps_out: o3.Irreps | str, config: EFAConfig, layout: str = "mul_ir"
-    ) -> None:
+    def __init__(self, irreps_in: Irreps | str, irreps_out: Irreps | str, config: EFAConfig, layout: str = "mul_ir") -> None:
         super().__init__()
         if config.needs_data or isinstance(config.max_length, str) or isinstance(config.normalization, str):
             raise EFAError(
@@ -46,7 +44,7 @@ class EFABlock(nn.Module):
                 "EFAConfig.resolve with the training set's largest distance, or give them."
             )
         self.irreps_in, self.irreps_out, self.layout = str(irreps_in), str(irreps_out), layout
-        if (0, 1) not in [(ir.l, ir.p) for _, ir in o3.Irreps(irreps_out)]:
+        if (0, 1) not in [(ir.l, ir.p) for _, ir in Irreps(irreps_out)]:
             raise EFAError(f"irreps_out must contain scalars (0e) for EFA to act on, got {irreps_out}.")
         self.pack = Pack(irreps_in, layout)
         source = self.pack.kind

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from efa_addons.errors import EFAError
+from efa_addons.ops.tracing import tracing
 
 
 def check_inputs(inputs: Tensor, positions: Tensor, batch: Optional[Tensor], shape: List[int]) -> None:
@@ -33,7 +34,7 @@ def check_graphs(batch: Tensor, num_graphs: int) -> None:
     if torch.jit.is_scripting():
         look = not batch.is_cuda
     else:
-        look = batch.device.type == "cpu" and not torch.compiler.is_compiling()
+        look = batch.device.type == "cpu" and not tracing()
     if look:
         if num_graphs < 1:
             raise EFAError(f"num_graphs must be 1 or more, got {num_graphs}.")
@@ -49,7 +50,7 @@ def refuse_periodic(pbc: Optional[Tensor]) -> None:
         if torch.jit.is_scripting():
             look = True
         else:
-            look = not torch.compiler.is_compiling()
+            look = not tracing()
         if look and bool(pbc.any().item()):
             raise EFAError(
                 "EFA got a periodic structure (pbc has a true entry). Absolute positions are not defined under periodic "

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from efa_addons._e3nn import o3
+from efa_addons._e3nn import Irreps
 from efa_addons.errors import EFAError
 from efa_addons.nn.features import Component, FeatureType
 
 LAYOUTS = ("mul_ir", "ir_mul")
 
 
-def feature_type(irreps: o3.Irreps | str) -> FeatureType:
+def feature_type(irreps: Irreps | str) -> FeatureType:
     """The smallest feature type that holds `irreps`: F is the largest multiplicity, rarer irreps are zero-filled."""
     counts: dict[tuple[int, int], int] = {}
-    for mul, ir in o3.Irreps(irreps):
+    for mul, ir in Irreps(irreps):
         counts[(ir.l, ir.p)] = counts.get((ir.l, ir.p), 0) + mul
     if not counts:
         raise EFAError(f"irreps must not be empty, got '{irreps}'.")
@@ -25,13 +25,13 @@ def feature_type(irreps: o3.Irreps | str) -> FeatureType:
     return FeatureType(max(degree for degree, _ in counts), pseudotensors, max(counts.values()))
 
 
-def _places(irreps: o3.Irreps | str, layout: str) -> list[tuple[Component, int]]:
+def _places(irreps: Irreps | str, layout: str) -> list[tuple[Component, int]]:
     """(component, feature) of each entry of the flat features, in their order."""
     if layout not in LAYOUTS:
         raise EFAError(f"layout must be one of {', '.join(LAYOUTS)}, got '{layout}'.")
     places: list[tuple[Component, int]] = []
     first: dict[tuple[int, int], int] = {}
-    for mul, ir in o3.Irreps(irreps):
+    for mul, ir in Irreps(irreps):
         start = first.get((ir.l, ir.p), 0)
         first[(ir.l, ir.p)] = start + mul
         features, orders = range(start, start + mul), range(2 * ir.l + 1)
@@ -48,7 +48,7 @@ class Pack(nn.Module):
     if TYPE_CHECKING:  # TorchScript would stumble over these
         index: Tensor
 
-    def __init__(self, irreps: o3.Irreps | str, layout: str = "mul_ir") -> None:
+    def __init__(self, irreps: Irreps | str, layout: str = "mul_ir") -> None:
         super().__init__()
         self.kind = feature_type(irreps)
         self.num_components = self.kind.num_components
@@ -74,7 +74,7 @@ class Unpack(nn.Module):
     if TYPE_CHECKING:  # TorchScript would stumble over these
         index: Tensor
 
-    def __init__(self, irreps: o3.Irreps | str, layout: str = "mul_ir") -> None:
+    def __init__(self, irreps: Irreps | str, layout: str = "mul_ir") -> None:
         super().__init__()
         self.kind = feature_type(irreps)
         component = {c: i for i, c in enumerate(self.kind.components)}

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from efa_addons.ops.tracing import tracing
+
 
 class GraphBlocks(NamedTuple):
     """B blocks of b slots holding the N atoms of G graphs."""
@@ -29,7 +31,7 @@ def _static_shapes(batch: Tensor) -> bool:
     if torch.jit.is_scripting():
         return batch.is_cuda
     else:
-        return batch.device.type != "cpu" or torch.compiler.is_compiling()
+        return batch.device.type != "cpu" or tracing()
 
 
 def atoms_per_graph(batch: Tensor, num_graphs: int) -> Tensor:

@@ -8,11 +8,11 @@ frequency b_max (radians) for distances up to max_length.
 from __future__ import annotations
 
 import functools
+import importlib
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.integrate import lebedev_rule
-from scipy.special import eval_legendre, spherical_jn
 
 from efa_addons.errors import EFAError
 
@@ -25,6 +25,11 @@ LEBEDEV_DEGREES: dict[int, int] = {
 
 # These have negative weights, which amplify rounding: used on request, never chosen by tolerance.
 _NEGATIVE_WEIGHTS = (74, 230, 266)
+
+
+def _scipy(name: str) -> Any:
+    """A part of scipy, imported by name where it is used: packaged NequIP models carry this file, but not scipy."""
+    return importlib.import_module(f"scipy.{name}")
 
 
 def lebedev_grid(lebedev_num: int) -> tuple[np.ndarray, np.ndarray]:
@@ -43,7 +48,7 @@ def lebedev_grid(lebedev_num: int) -> tuple[np.ndarray, np.ndarray]:
         raise EFAError(
             f"no Lebedev grid has lebedev_num={lebedev_num} points; use {near} (all: {', '.join(map(str, LEBEDEV_DEGREES))})."
         )
-    points, weights = lebedev_rule(LEBEDEV_DEGREES[lebedev_num])
+    points, weights = _scipy("integrate").lebedev_rule(LEBEDEV_DEGREES[lebedev_num])
     return np.ascontiguousarray(points.T), weights / weights.sum()
 
 
@@ -64,6 +69,7 @@ def quadrature_error(lebedev_num: int, phase: float, max_degree_sph: int = 0) ->
     The exact value is i^l j_l(x) Y_l(d); Y_l is taken about test axes, which span all its components. For l = 0 this is the
     error of the kernel sinc(x). Taken over 200 directions d.
     """
+    special = _scipy("special")
     points, weights = lebedev_grid(lebedev_num)
     directions = _test_directions()
     axes = np.roll(directions, 67, axis=0)
@@ -73,8 +79,8 @@ def quadrature_error(lebedev_num: int, phase: float, max_degree_sph: int = 0) ->
     for x in np.linspace(0.5, 1.0, 9) * phase:
         wave = weights[:, None] * np.exp(1j * x * cosine)
         for degree in range(max_degree_sph + 1):
-            numeric = (wave * eval_legendre(degree, to_axis)).sum(0)
-            exact = 1j**degree * spherical_jn(degree, x) * eval_legendre(degree, along)
+            numeric = (wave * special.eval_legendre(degree, to_axis)).sum(0)
+            exact = 1j**degree * special.spherical_jn(degree, x) * special.eval_legendre(degree, along)
             error = max(error, float(np.abs(numeric - exact).max()))
     return error
 

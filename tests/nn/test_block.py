@@ -7,9 +7,9 @@ import math
 
 import pytest
 import torch
+from e3nn import o3
 
 from efa_addons import EFABlock, EFAConfig, EFAWarning
-from efa_addons._e3nn import o3
 
 pytestmark = pytest.mark.filterwarnings("error::efa_addons.EFAWarning")
 

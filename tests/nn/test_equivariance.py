@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from e3nn import o3
 
 from efa_addons import EFAWarning, EuclideanFastAttention
-from efa_addons._e3nn import o3
 
 pytestmark = [pytest.mark.usefixtures("double"), pytest.mark.filterwarnings("error::efa_addons.EFAWarning")]
 

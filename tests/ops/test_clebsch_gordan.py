@@ -6,8 +6,8 @@ from math import sqrt
 import numpy as np
 import pytest
 import torch
+from e3nn import o3
 
-from efa_addons._e3nn import o3
 from efa_addons.ops.clebsch_gordan import clebsch_gordan
 
 TRIPLES = [t for t in itertools.product(range(5), repeat=3) if abs(t[0] - t[1]) <= t[2] <= t[0] + t[1]]

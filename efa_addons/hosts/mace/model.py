@@ -7,7 +7,7 @@ from typing import Dict
 from mace.modules import models
 from torch import Tensor, nn
 
-from efa_addons._e3nn import o3
+from efa_addons._e3nn import Irreps
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.hosts.mace.derive import derive
@@ -60,7 +60,7 @@ class MACEEFA(nn.Module):
         self.block = EFABlock(irreps_in, irreps_out, config, layout)
         self.checks = checks
         self.enabled = True  # see `insert.without_efa`
-        self.dim_out = o3.Irreps(irreps_out).dim
+        self.dim_out = Irreps(irreps_out).dim
 
     def forward(self, node_feats: Tensor, data: Dict[str, Tensor], num_graphs: int) -> Tensor:
         if not self.enabled:

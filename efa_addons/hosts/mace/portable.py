@@ -12,7 +12,7 @@ from mace.modules.models import ScaleShiftMACE
 from mace.tools.scripts_utils import extract_config_mace_model
 from torch import nn
 
-from efa_addons._e3nn import o3
+from efa_addons._e3nn import Irreps
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.hosts.mace.insert import efa_config, has_efa, insert_efa, strip_efa
@@ -87,7 +87,7 @@ def _plain(name: str, value: Any) -> Any:
     """Numbers, text, lists and tensors for what MACE's constructor takes."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, o3.Irreps):
+    if isinstance(value, Irreps):
         return str(value)
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
@@ -110,7 +110,7 @@ def _own(name: str, value: Any) -> Any:
     """`_plain` undone for what needs it."""
     if isinstance(value, str):
         if name.endswith("_irreps"):
-            return o3.Irreps(value)
+            return Irreps(value)
         registry = {"interaction_cls": 0, "interaction_cls_first": 0, "readout_cls": 1, "gate": 2}.get(name)
         return value if registry is None else _REGISTRIES[registry][value]
     if name in ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift") and isinstance(value, torch.Tensor):

@@ -1,0 +1,26 @@
+"""EFA in NequIP: targets for NequIP's configuration files, and functions for models in Python."""
+
+from efa_addons.hosts.nequip.build import InsertEFA, NequIPEFAModel, StripEFA
+from efa_addons.hosts.nequip.calculator import NequIPEFACalculator
+from efa_addons.hosts.nequip.callbacks import EFAContributions, contributions
+from efa_addons.hosts.nequip.data import EFADataStatisticsManager, RefusePeriodic
+from efa_addons.hosts.nequip.insert import efa_config, efa_parameters, has_efa, insert_efa, strip_efa, without_efa
+from efa_addons.hosts.nequip.optimizer import EFAParamGroups
+
+__all__ = [
+    "EFAContributions",
+    "EFADataStatisticsManager",
+    "EFAParamGroups",
+    "InsertEFA",
+    "NequIPEFACalculator",
+    "NequIPEFAModel",
+    "RefusePeriodic",
+    "StripEFA",
+    "contributions",
+    "efa_config",
+    "efa_parameters",
+    "has_efa",
+    "insert_efa",
+    "strip_efa",
+    "without_efa",
+]

@@ -1,0 +1,85 @@
+"""Targets for the `model:` part of a NequIP configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.utils import get_method
+from nequip.model import NequIPGNNModel
+from torch import nn
+
+from efa_addons.config import AUTO, EFAConfig
+from efa_addons.errors import EFAError
+from efa_addons.hosts.nequip.insert import efa_parameters, insert_efa, strip_efa
+
+
+def NequIPEFAModel(efa: Mapping[str, Any], mode: str = "parallel", **options: Any) -> nn.Module:
+    """A fresh NequIP GNN with EFA.
+
+    model:
+      _target_: efa_addons.hosts.nequip.NequIPEFAModel
+      efa: {max_length: 12.0}
+      seed: 123
+      …: all other options of nequip.model.NequIPGNNModel
+
+    Args:
+        efa: options of EFAConfig.
+        mode: "parallel" or "sequential", see `EFALayer`.
+        options: of NequIPGNNModel.
+    """
+    return insert_efa(NequIPGNNModel(**options), _config(efa), seed=options.get("seed"), mode=mode)
+
+
+def InsertEFA(
+    model: Mapping[str, Any], efa: Mapping[str, Any], mode: str = "parallel", freeze_base: bool = False, seed: int = 0
+) -> nn.Module:
+    """EFA in the model that another target makes: from a checkpoint, a package, with modifiers, or fresh.
+
+    model:
+      _target_: efa_addons.hosts.nequip.InsertEFA
+      efa: {max_length: 12.0}
+      model:
+        _target_: nequip.model.ModelFromPackage
+        package_path: base.nequip.zip
+
+    Args:
+        model: a mapping with `_target_`, and the target's arguments.
+        efa: options of EFAConfig.
+        mode: "parallel" or "sequential", see `EFALayer`.
+        freeze_base: train EFA alone.
+        seed: of EFA's inner weights.
+    """
+    inserted = insert_efa(_build(model), _config(efa), seed=seed, mode=mode)
+    if freeze_base:
+        trained = {id(parameter) for parameter in efa_parameters(inserted).values()}
+        for parameter in inserted.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+    return inserted
+
+
+def StripEFA(model: Mapping[str, Any]) -> nn.Module:
+    """The model that another target makes, without its EFA."""
+    return strip_efa(_build(model))
+
+
+def _build(model: Mapping[str, Any]) -> nn.Module:
+    # as nequip.model.modify does: not with Hydra's instantiate, which would build what is nested by itself
+    if not isinstance(model, Mapping) or "_target_" not in model:
+        raise EFAError(f"model must be a mapping with _target_, the model to put EFA into; got {model!r}.")
+    options = dict(model)
+    return get_method(options.pop("_target_"))(**options)
+
+
+def _config(efa: Mapping[str, Any]) -> EFAConfig:
+    if not isinstance(efa, Mapping):
+        raise EFAError(f"efa must be a mapping of EFA options, got {efa!r}.")
+    config = EFAConfig.from_dict(efa)
+    for name, statistic in (("max_length", "max_length"), ("normalization", "num_atoms_mean")):
+        if getattr(config, name) == AUTO:
+            raise EFAError(
+                f"{name}: auto waits for a training set, which NequIP's models do not see: give a number, or "
+                f"{name}: ${{training_data_stats:{statistic}}} with stats_manager: "
+                "{_target_: efa_addons.hosts.nequip.EFADataStatisticsManager}."
+            )
+    return config

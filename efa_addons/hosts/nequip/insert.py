@@ -1,0 +1,126 @@
+"""EFA in and out of a NequIP model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from nequip.utils.dtype import torch_default_dtype
+from torch import nn
+
+from efa_addons.config import EFAConfig
+from efa_addons.errors import EFAError
+from efa_addons.hosts.nequip.layer import MODES, EFALayer
+
+_LAYER = re.compile(r"layer(\d+)_convnet")
+
+
+def insert_efa(model: nn.Module, config: EFAConfig, seed: int | None = None, mode: str = "parallel") -> nn.Module:
+    """Puts zero-initialised EFA blocks into a NequIP model, in place: energy, forces and stress are the same to the last bit.
+
+    Args:
+        model: a NequIP GNN (GraphModel), fresh, from a checkpoint or from a package, or a ModuleDict of them.
+        config: settings; max_length and normalization must be numbers.
+        seed: seed of the inner weights; none given: torch's generator. The global generator is left where it was.
+        mode: "parallel" or "sequential", see `EFALayer`.
+
+    Raises:
+        EFAError: another kind of model, a model that has EFA already, or a layer that does not exist.
+    """
+    if mode not in MODES:
+        raise EFAError(f"mode must be {' or '.join(MODES)}, got '{mode}'.")
+    if isinstance(model, nn.ModuleDict):
+        for single in model.values():
+            insert_efa(single, config, seed, mode)
+        return model
+    if has_efa(model):
+        raise EFAError("this model has EFA already; take it out first with strip_efa.")
+    network = _network(model)
+    names = [name for name in network._modules if _LAYER.fullmatch(name)]
+    chosen = range(len(names)) if config.layers is None else config.layers
+    beyond = [layer for layer in chosen if layer >= len(names)]
+    if beyond:
+        raise EFAError(f"layers {beyond} do not exist: the model has the layers 0 to {len(names) - 1}.")
+    with torch_default_dtype(model.model_dtype), isolate_rng():
+        if seed is not None:
+            torch.manual_seed(seed)
+        for layer in chosen:
+            local = network._modules[names[layer]]
+            wrapped = EFALayer(local, config, mode, checks=layer == min(chosen))
+            network._modules[names[layer]] = wrapped.to(next(model.parameters()).device)
+    network.efa_config = config.to_dict()
+    return model
+
+
+def strip_efa(model: nn.Module) -> nn.Module:
+    """Takes the EFA blocks out of a model, in place. Energies change unless the blocks were untrained."""
+    if not has_efa(model):
+        raise EFAError(f"this {type(model).__name__} has no EFA to take out.")
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if _is_layer(child):
+                module._modules[name] = child.local
+        if hasattr(module, "efa_config"):
+            del module.efa_config
+    return model
+
+
+def has_efa(model: nn.Module) -> bool:
+    """True for a NequIP model that carries EFA blocks, also one from a package."""
+    return any(_is_layer(module) for module in model.modules())
+
+
+def efa_config(model: nn.Module) -> EFAConfig | None:
+    """The settings of a model's EFA blocks; None without."""
+    for module in model.modules():
+        if isinstance(getattr(module, "efa_config", None), dict):
+            return EFAConfig.from_dict(module.efa_config)
+    return None
+
+
+def efa_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of the EFA blocks by their names in the model."""
+    prefixes = tuple(f"{name}.efa." for name, module in model.named_modules() if _is_layer(module))
+    return {name: parameter for name, parameter in model.named_parameters() if name.startswith(prefixes)} if prefixes else {}
+
+
+def efa_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers with EFA by their short names, layer0, layer1, …"""
+    layers = {}
+    for name, module in model.named_modules():
+        if _is_layer(module):
+            layers[name.rpartition(".")[2].removesuffix("_convnet")] = module
+    return layers
+
+
+@contextmanager
+def without_efa(model: nn.Module) -> Iterator[None]:
+    """While it lasts the model computes without its EFA blocks: the difference is what they contribute. Eager models only."""
+    layers = efa_layers(model)
+    if not layers:
+        raise EFAError(f"this {type(model).__name__} has no EFA to switch off.")
+    before = {name: layer.enabled for name, layer in layers.items()}
+    try:
+        for layer in layers.values():
+            layer.enabled = False
+        yield
+    finally:
+        for name, layer in layers.items():
+            layer.enabled = before[name]
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return getattr(module, "is_efa_layer", False)
+
+
+def _network(model: nn.Module) -> nn.Module:
+    """The sequence of modules that holds the layers, found by their names."""
+    for module in model.modules():
+        if any(_LAYER.fullmatch(name) for name in module._modules):
+            return module
+    raise EFAError(
+        f"EFA goes into a NequIP GNN with layers layer0_convnet, layer1_convnet, …; this {type(model).__name__} has none."
+    )

@@ -1,0 +1,82 @@
+"""A NequIP layer with EFA beside it.
+
+What is here and in the core travels inside packaged models: it imports nothing that NequIP's packager does not know.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Final
+
+import torch
+from nequip.data import AtomicDataDict
+from nequip.nn import GraphModuleMixin
+from torch import Tensor
+
+from efa_addons.config import EFAConfig
+from efa_addons.errors import EFAError
+from efa_addons.nn.block import EFABlock
+from efa_addons.ops.tracing import tracing
+
+MODES = ("parallel", "sequential")
+
+
+class EFALayer(GraphModuleMixin, torch.nn.Module):
+    """x' = local(x) + EFA(x) (parallel, the paper's form), or y = local(x), x' = y + EFA(y) (sequential).
+
+    A sequential block sees nothing of an atom without neighbours, whose local output is zero; a parallel one does.
+
+    Args:
+        local: the layer of the host, whatever its class (that of a packaged model is not the installed one).
+        config: resolved EFAConfig.
+        mode: "parallel" or "sequential".
+        checks: look for what EFA cannot serve; one layer of a model is enough.
+    """
+
+    is_efa_layer: Final[bool] = True  # packaged models have classes of their own: they are found by this
+
+    def __init__(self, local: torch.nn.Module, config: EFAConfig, mode: str, checks: bool) -> None:
+        super().__init__()
+        self.local = local
+        self.irreps_in, self.irreps_out = dict(local.irreps_in), dict(local.irreps_out)
+        target = local.irreps_out[AtomicDataDict.NODE_FEATURES_KEY]
+        source = local.irreps_in[AtomicDataDict.NODE_FEATURES_KEY] if mode == "parallel" else target
+        self.efa = EFABlock(str(source), str(target), config)
+        self.parallel = mode == "parallel"
+        self.checks = checks
+        self.enabled = True  # see `insert.without_efa`
+
+    def forward(self, data: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        if not self.enabled:
+            return self.local(data)
+        if self.checks:
+            refuse_what_efa_cannot_serve(data)
+        if self.parallel:
+            attended = self._attend(data)
+            data = self.local(data)
+        else:
+            data = self.local(data)
+            attended = self._attend(data)
+        data[AtomicDataDict.NODE_FEATURES_KEY] = data[AtomicDataDict.NODE_FEATURES_KEY] + attended
+        return data
+
+    def _attend(self, data: Dict[str, Tensor]) -> Tensor:
+        # A single structure may come without `batch` and `num_atoms`, as from the compiled models' callers.
+        batch = data.get(AtomicDataDict.BATCH_KEY)
+        num_graphs = 1 if batch is None else AtomicDataDict.num_frames(data)
+        positions = data[AtomicDataDict.POSITIONS_KEY]  # strained where there is a strain; float64 whatever the model's dtype
+        return self.efa(data[AtomicDataDict.NODE_FEATURES_KEY], positions, batch, num_graphs)
+
+
+def refuse_what_efa_cannot_serve(data: Dict[str, Tensor]) -> None:
+    """ML-IAP, which has no positions, and structures with edges to periodic images (NequIP's models do not see pbc)."""
+    if AtomicDataDict.POSITIONS_KEY not in data or AtomicDataDict.LMP_MLIAP_DATA_KEY in data:
+        raise EFAError(
+            "EFA needs the positions of all atoms, and LAMMPS' ML-IAP interface passes edge vectors only: compile "
+            "the model with --target pair_nequip and run it on one rank."
+        )
+    shifts = data.get(AtomicDataDict.EDGE_CELL_SHIFT_KEY)
+    if shifts is not None and not tracing() and bool((shifts != 0).any().item()):
+        raise EFAError(
+            "EFA got a periodic structure (an edge to a periodic image). Absolute positions are not defined under periodic "
+            "boundary conditions and periodic EFA does not exist yet: set pbc to false, or use the model without EFA."
+        )
