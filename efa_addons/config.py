@@ -1,6 +1,7 @@
 """EFAConfig: the one configuration of EFA, for Python, command-line flags, YAML / Hydra and checkpoints."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: dataclasses then look for their module in sys.modules, where the modules of a
+# packaged NequIP model are not.
 
 import dataclasses
 import math
@@ -69,7 +70,7 @@ class EFAConfig:
         _check(self)
 
     @classmethod
-    def from_dict(cls, options: Mapping[str, Any]) -> EFAConfig:
+    def from_dict(cls, options: Mapping[str, Any]) -> "EFAConfig":
         """Config from a mapping, for example a YAML section. Unknown keys are errors that name the nearest known one."""
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = [str(key) for key in options if key not in known]
@@ -82,7 +83,7 @@ class EFAConfig:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
-    def replace(self, **changes: Any) -> EFAConfig:
+    def replace(self, **changes: Any) -> "EFAConfig":
         """A copy with some options changed."""
         return EFAConfig.from_dict({**self.to_dict(), **changes})
 
@@ -91,7 +92,7 @@ class EFAConfig:
         """True while an option is 'auto', that is, waits for a training set (`resolve`)."""
         return AUTO in (self.max_length, self.normalization)
 
-    def resolve(self, largest_distance: float, mean_num_atoms: float) -> EFAConfig:
+    def resolve(self, largest_distance: float, mean_num_atoms: float) -> "EFAConfig":
         """Replaces 'auto' by numbers.
 
         Args:

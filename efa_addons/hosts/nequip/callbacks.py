@@ -10,7 +10,7 @@ from nequip.train import NequIPLightningModule
 from torch import nn
 
 from efa_addons.errors import EFAError
-from efa_addons.hosts.nequip.insert import efa_layers
+from efa_addons.hosts.nequip.insert import efa_layers, network_of
 
 
 class EFAContributions(Callback):
@@ -39,9 +39,9 @@ class EFAContributions(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """"""
-        if batch_idx or dataloader_idx or trainer.current_epoch % self.frequency:
+        if trainer.sanity_checking or batch_idx or dataloader_idx or trainer.current_epoch % self.frequency:
             return
-        for name, (attended, local) in contributions(pl_module.evaluation_model, batch).items():
+        for name, (attended, local) in contributions(pl_module.model, batch).items():
             pl_module.log(f"efa_contribution/{name}", attended / local, on_epoch=True, batch_size=1, add_dataloader_idx=False)
 
 
@@ -68,7 +68,8 @@ def contributions(model: nn.Module, data: AtomicDataDict.Type) -> dict[str, tupl
 
         hooks += [layer.efa.register_forward_hook(keep), layer.local.register_forward_hook(keep)]
     try:
-        graph_model.model({key: data[key] for key in graph_model.model_input_fields if key in data})
+        with torch.no_grad():
+            network_of(graph_model)({key: data[key] for key in graph_model.model_input_fields if key in data})
     finally:
         for hook in hooks:
             hook.remove()

@@ -38,7 +38,7 @@ def insert_efa(model: nn.Module, config: EFAConfig, seed: int | None = None, mod
         return model
     if has_efa(model):
         raise EFAError("this model has EFA already; take it out first with strip_efa.")
-    network = _network(model)
+    network = network_of(model)
     names = [name for name in network._modules if _LAYER.fullmatch(name)]
     chosen = range(len(names)) if config.layers is None else config.layers
     beyond = [layer for layer in chosen if layer >= len(names)]
@@ -116,7 +116,7 @@ def _is_layer(module: nn.Module) -> bool:
     return getattr(module, "is_efa_layer", False)
 
 
-def _network(model: nn.Module) -> nn.Module:
+def network_of(model: nn.Module) -> nn.Module:
     """The sequence of modules that holds the layers, found by their names."""
     for module in model.modules():
         if any(_LAYER.fullmatch(name) for name in module._modules):

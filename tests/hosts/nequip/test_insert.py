@@ -1,0 +1,233 @@
+"""Inserting EFA into a NequIP model changes nothing; what it adds then is right in forces, stress, symmetry and batching."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import molecule
+from nequip.data import AtomicDataDict
+from nequip_support import EFA, SMALL, batch_of, evaluate, randomize, stock, with_efa
+from scipy.spatial.transform import Rotation
+
+from efa_addons import EFAConfig, EFAError, EFAWarning
+from efa_addons.hosts.nequip import (
+    EFAParamGroups,
+    InsertEFA,
+    NequIPEFAModel,
+    StripEFA,
+    contributions,
+    efa_config,
+    efa_parameters,
+    has_efa,
+    insert_efa,
+    strip_efa,
+    without_efa,
+)
+
+QUANTITIES = ("total_energy", "forces", "virial")
+FULL = {"max_degree_qk": None, "tensor_integration": True, "ti_parametrize_coupling_paths": True, "activation": "gelu"}
+
+
+@pytest.fixture
+def in_a_box(ethanol):
+    """With a cell, so that there is a stress, and no periodicity."""
+    ethanol.set_cell(3 * np.eye(3) * 10)
+    return ethanol
+
+
+@pytest.mark.parametrize("mode", ["parallel", "sequential"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_insertion_changes_nothing(in_a_box, mode, dtype):
+    model = stock(model_dtype=dtype)
+    before = evaluate(model, in_a_box, in_a_box)
+    inserted = insert_efa(deepcopy(model), EFAConfig(**EFA), seed=1, mode=mode)
+    after = evaluate(inserted, in_a_box, in_a_box)
+    for quantity in (*QUANTITIES, "stress"):
+        assert torch.equal(before[quantity], after[quantity]), quantity
+    changed = evaluate(randomize(inserted), in_a_box, in_a_box)
+    assert (changed["total_energy"] - before["total_energy"]).abs().min() > 1e-3
+
+
+def test_a_fresh_model_is_the_stock_one_until_trained(ethanol):
+    assert torch.equal(evaluate(stock(), ethanol)["total_energy"], evaluate(with_efa(), ethanol)["total_energy"])
+    assert efa_config(with_efa()) == EFAConfig(**EFA)
+    first, again = (efa_parameters(with_efa(seed=3)) for _ in range(2))
+    assert first and all(torch.equal(p, again[name]) for name, p in first.items())
+    assert any(not torch.equal(p, first[name]) for name, p in efa_parameters(with_efa(seed=4)).items())
+
+
+@pytest.mark.parametrize("mode", ["parallel", "sequential"])
+@pytest.mark.parametrize("efa", [{}, FULL], ids=["default", "full"])
+def test_forces_and_virial_are_derivatives(in_a_box, mode, efa):
+    model = randomize(with_efa(efa, mode))
+    out = evaluate(model, in_a_box)
+    step = 1e-4
+    for atom, axis in ((0, 0), (4, 1), (8, 2)):
+        energies = []
+        for sign in (1, -1):
+            moved = in_a_box.copy()
+            moved.positions[atom, axis] += sign * step
+            energies.append(evaluate(model, moved)["total_energy"].item())
+        assert out["forces"][atom, axis].item() == pytest.approx(-(energies[0] - energies[1]) / (2 * step), abs=1e-6)
+    for i, j in ((0, 0), (0, 1), (2, 1)):
+        energies = []
+        for sign in (1, -1):
+            strain = np.zeros((3, 3))
+            strain[i, j] += sign * step / 2
+            strain[j, i] += sign * step / 2
+            strained = in_a_box.copy()
+            strained.set_cell(in_a_box.cell @ (np.eye(3) + strain), scale_atoms=False)
+            strained.positions = in_a_box.positions @ (np.eye(3) + strain)
+            energies.append(evaluate(model, strained)["total_energy"].item())
+        slope = (energies[0] - energies[1]) / (2 * step)
+        assert -out["virial"][0, i, j].item() == pytest.approx(slope, abs=1e-6)
+
+
+@pytest.mark.parametrize("improper", [False, True])
+@pytest.mark.parametrize("options", [{"parity": True}, {"parity": False, "l_max": 2, "num_features": [6, 4, 2]}], ids=str)
+def test_rotations_reflections_translations_and_order(ethanol, improper, options):
+    """Both parities, several degrees and unequal multiplicities of NequIP's layers."""
+    model = randomize(with_efa(FULL, **options), 0.1)
+    out = evaluate(model, ethanol)
+    matrix = (-1 if improper else 1) * Rotation.random(random_state=1).as_matrix()
+    order = np.random.default_rng(0).permutation(len(ethanol))
+    moved = ethanol.copy()[order]
+    moved.positions = moved.positions @ matrix.T + [100.0, -50.0, 3.0]
+    turned = evaluate(model, moved)
+    assert torch.allclose(turned["total_energy"], out["total_energy"], rtol=0, atol=1e-4)  # the grid's tolerance
+    expected = out["forces"][order] @ torch.tensor(matrix.T)
+    assert torch.allclose(turned["forces"], expected, rtol=0, atol=1e-4)
+
+
+def test_translation_by_1000_angstrom_in_single_precision(ethanol):
+    model = randomize(with_efa(model_dtype="float32"))
+    moved = ethanol.copy()
+    moved.positions += [1000.0, -1000.0, 1000.0]
+    here, there = evaluate(model, ethanol), evaluate(model, moved)
+    assert there["total_energy"].item() == pytest.approx(here["total_energy"].item(), rel=2e-7, abs=1e-6)
+    assert torch.allclose(here["forces"], there["forces"], rtol=0, atol=1e-5)
+
+
+def test_a_batch_is_its_structures(ethanol):
+    model = randomize(with_efa())
+    water = molecule("H2O")
+    together = evaluate(model, ethanol, water)
+    apart = [evaluate(model, atoms) for atoms in (ethanol, water)]
+    assert torch.allclose(together["total_energy"], torch.cat([a["total_energy"] for a in apart]), rtol=0, atol=1e-10)
+    assert torch.allclose(together["forces"], torch.cat([a["forces"] for a in apart]), rtol=0, atol=1e-10)
+
+
+def test_a_single_structure_may_come_without_batch(ethanol):
+    """As from the callers of compiled models."""
+    model = randomize(with_efa())
+    data = batch_of(ethanol)
+    alone = {key: value for key, value in data.items() if key not in (AtomicDataDict.BATCH_KEY, AtomicDataDict.NUM_NODES_KEY)}
+    expected = model(data)["total_energy"].squeeze()
+    assert torch.allclose(model(alone)["total_energy"].squeeze(), expected, rtol=0, atol=1e-10)
+
+
+def test_ions_beyond_every_cutoff_interact():
+    """Three layers of 2 Å each, ions 7 to 12 Å apart. Without biases the sequential form cannot see: a lonely atom's local
+    output is zero."""
+
+    def distinct(mode: str, use_bias: bool) -> int:
+        model = randomize(with_efa({"max_length": 20.0, "use_bias": use_bias}, mode))
+        pairs = [Atoms("HO", [[0, 0, 0], [0, 0, d]]) for d in (7.0, 9.0, 12.0)]
+        return len({round(evaluate(model, pair)["total_energy"].item(), 6) for pair in pairs})
+
+    assert distinct("parallel", True) == distinct("parallel", False) == 3
+    assert distinct("sequential", False) == 1
+
+
+def test_an_isolated_atom_keeps_its_reference_energy():
+    model = randomize(with_efa({"include_self": False, "use_bias": False}))
+    for symbol, energy in SMALL["per_type_energy_shifts"].items():
+        assert evaluate(model, Atoms(symbol, [[1.0, 2.0, 3.0]]))["total_energy"].item() == energy
+    attended = randomize(with_efa())
+    assert evaluate(attended, Atoms("H", [[0.0, 0, 0]]))["total_energy"].item() != SMALL["per_type_energy_shifts"]["H"]
+
+
+def test_switching_off_stripping_and_measuring(ethanol):
+    plain, model = stock(), randomize(with_efa())
+    expected = evaluate(plain, ethanol)["total_energy"]
+    with without_efa(model):
+        assert torch.equal(evaluate(model, ethanol)["total_energy"], expected)
+    assert not torch.equal(evaluate(model, ethanol)["total_energy"], expected)
+    sizes = contributions(model, batch_of(ethanol))
+    assert list(sizes) == ["layer0", "layer1", "layer2"] and all(a > 0 and b > 0 for a, b in sizes.values())
+    assert list(strip_efa(model).state_dict()) == list(plain.state_dict())
+    assert not has_efa(model) and torch.equal(evaluate(model, ethanol)["total_energy"], expected)
+    for refused in (strip_efa, lambda m: contributions(m, {}), lambda m: without_efa(m).__enter__()):
+        with pytest.raises(EFAError, match="no EFA"):
+            refused(plain)
+
+
+def test_targets_of_configurations(ethanol):
+    target = {"_target_": "nequip.model.NequIPGNNModel", **SMALL}
+    inserted = InsertEFA(model=target, efa={**EFA, "layers": [1]}, freeze_base=True)
+    new = efa_parameters(inserted)
+    assert new and all("layer1" in name for name in new)
+    assert {name for name, p in inserted.named_parameters() if p.requires_grad} == set(new)
+    stripped = StripEFA(model={"_target_": "efa_addons.hosts.nequip.InsertEFA", "model": target, "efa": EFA})
+    assert not has_efa(stripped)
+    groups = EFAParamGroups(with_efa(), efa={"lr": 0.1}, base={"lr": 0.2})
+    assert [group["lr"] for group in groups] == [0.1, 0.2]
+    assert sum(len(group["params"]) for group in groups) == len(list(with_efa().parameters()))
+    assert len(EFAParamGroups(inserted)) == 1  # the frozen base needs no group
+
+
+def test_every_parameter_has_a_gradient(ethanol):
+    """Data-parallel training would wait for ever for one that has none."""
+    for options in ({}, FULL, {"contraction": False}, {"use_bias": False, "include_self": False}, {"emulate": True}):
+        model = randomize(with_efa(options)).train()
+        out = evaluate(model, ethanol)
+        (out["total_energy"].sum() + out["forces"].square().sum()).backward()
+        missing = [name for name, p in efa_parameters(model).items() if p.grad is None]
+        assert not missing, options
+
+
+def test_what_is_refused(ethanol):
+    for options, message in (
+        ({"max_lenght": 3.0}, "did you mean 'max_length'"),
+        ({}, r"max_length: \$\{training_data_stats:max_length\}"),
+        ({**EFA, "normalization": "auto"}, r"normalization: \$\{training_data_stats:num_atoms_mean\}"),
+        ({**EFA, "layers": [7]}, "layers .7. do not exist: the model has the layers 0 to 2"),
+        (3, "efa must be a mapping"),
+    ):
+        with pytest.raises(EFAError, match=message):
+            NequIPEFAModel(efa=options, **SMALL)
+    with pytest.raises(EFAError, match="mode must be parallel or sequential"):
+        with_efa(mode="serial")
+    with pytest.raises(EFAError, match="has EFA already"):
+        insert_efa(with_efa(), EFAConfig(**EFA))
+    with pytest.raises(EFAError, match="layers layer0_convnet"):
+        insert_efa(torch.nn.Linear(1, 1), EFAConfig(**EFA))
+    with pytest.raises(EFAError, match="must be a mapping with _target_"):
+        InsertEFA(model={"package_path": "x"}, efa=EFA)
+    with pytest.raises(EFAError, match="needs a model with EFA"):
+        EFAParamGroups(stock())
+
+
+def test_periodic_structures_and_mliap_are_refused(ethanol):
+    model = with_efa()
+    ethanol.set_cell(4 * np.eye(3))
+    ethanol.pbc = True
+    with pytest.raises(EFAError, match="periodic"):
+        evaluate(model, ethanol)
+    ethanol.pbc = False
+    with pytest.raises(EFAError, match="ML-IAP"):
+        from efa_addons.hosts.nequip.layer import refuse_what_efa_cannot_serve
+
+        refuse_what_efa_cannot_serve({AtomicDataDict.EDGE_VECTORS_KEY: torch.zeros(1, 3)})
+
+
+def test_a_structure_beyond_max_length_is_a_warning(ethanol):
+    with pytest.warns(EFAWarning, match="max_length=2.00 Å"):
+        evaluate(
+            with_efa({"max_length": 2.0, "method": "quadrature"} if hasattr(EFAConfig, "method") else {"max_length": 2.0}),
+            ethanol,
+        )
