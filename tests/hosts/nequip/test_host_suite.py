@@ -3,8 +3,8 @@
 Zero-initialised EFA passes all of them as they are. With random weights two are overridden, because they assert what EFA exists
 to change: that distant atoms do not interact, and that an atom and its periodic image are the same to a model.
 
-NequIP's periodic test structures are put in as if they were clusters: EFA's refusal of periodic structures, tested elsewhere, is
-switched off here.
+NequIP's periodic test structures are put in as if they were clusters: EFA's refusal of periodic structures, tested elsewhere,
+is switched off here.
 """
 
 from __future__ import annotations

@@ -1,0 +1,193 @@
+"""nequip-train, nequip-package and the calculator, as their users run them, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.io
+import pytest
+import torch
+import yaml
+from nequip.integrations.ase import NequIPCalculator
+from nequip.model import ModelFromCheckpoint, ModelFromPackage
+from nequip.utils.global_state import set_global_state
+from nequip_support import batch_of, evaluate
+
+from efa_addons import EFAError
+from efa_addons.hosts.nequip import NequIPEFACalculator, efa_config, efa_parameters, has_efa
+
+ROOT = Path(__file__).parents[3]
+QUICK = ["trainer.max_epochs=2", "++trainer.enable_progress_bar=false", "++trainer.enable_model_summary=false"]
+SMALL = [
+    "training_module.model.num_features=4",
+    "training_module.model.radial_mlp_width=8",
+    "training_module.model.num_layers=2",
+]
+
+
+def run(*command: str, cwd: Path, check: bool = True, **environment: str) -> str:
+    """Output and errors of a command of this environment."""
+    program = Path(sys.executable).parent / command[0]
+    env = {**os.environ, "PYTHONWARNINGS": "ignore", **environment}
+    done = subprocess.run([str(program), *command[1:]], cwd=cwd, env=env, capture_output=True, text=True)
+    text = done.stdout + done.stderr
+    assert not check or done.returncode == 0, text[-4000:]
+    return text
+
+
+def train(
+    workspace: Path, name: str, config: str, *overrides: str, check: bool = True, configs: Path = ROOT / "configs" / "nequip"
+) -> tuple[Path, str]:
+    """Runs a shipped configuration; returns the folder of the run and what it printed."""
+    folder = workspace / name
+    command = ["nequip-train", "-cp", str(configs), "-cn", config, f"hydra.run.dir={folder}"]
+    text = run(*command, f"data_file={workspace / 'train.xyz'}", *QUICK, *overrides, cwd=workspace, check=check)
+    return folder, text
+
+
+@pytest.fixture(scope="module")
+def fresh(workspace) -> Path:
+    csv = (
+        "+trainer.logger={_target_: lightning.pytorch.loggers.CSVLogger, save_dir: " + str(workspace / "logs") + ", version: 0}"
+    )
+    return train(workspace, "fresh", "tutorial", *SMALL, csv, "trainer.log_every_n_steps=1")[0]
+
+
+@pytest.fixture(scope="module")
+def package(fresh, workspace) -> Path:
+    path = workspace / "efa.nequip.zip"
+    run("nequip-package", "build", str(fresh / "best.ckpt"), str(path), cwd=workspace)
+    return path
+
+
+def saved(path: Path) -> torch.nn.Module:
+    set_global_state(allow_tf32=False)
+    model = (ModelFromPackage if path.suffix == ".zip" else ModelFromCheckpoint)(str(path))
+    return (next(iter(model.values())) if isinstance(model, torch.nn.ModuleDict) else model).eval()
+
+
+def test_the_tutorial_trains_efa(fresh, workspace):
+    model = saved(fresh / "best.ckpt")
+    config = efa_config(model)
+    structures = ase.io.read(workspace / "train.xyz", ":")
+    largest = max(atoms.get_all_distances().max() for atoms in structures)
+    assert 1.1 * largest < config.max_length <= 1.2 * largest + 1e-6 and config.normalization == 9.0
+    last = [p for name, p in efa_parameters(model).items() if name.endswith(("mlp.2.weight", "out.weight"))]
+    assert len(last) == 4 and all(p.abs().max() > 0 for p in last)
+
+
+def test_contributions_are_logged(fresh, workspace):
+    metrics = next((workspace / "logs").rglob("metrics.csv")).read_text()
+    assert "efa_contribution/layer0" in metrics and "efa_contribution/layer1" in metrics
+
+
+def test_unknown_keys_are_errors(workspace):
+    _, text = train(workspace, "typo", "tutorial", *SMALL, "+training_module.model.efa.max_lenght=3", check=False)
+    assert "unknown EFA option 'max_lenght' (did you mean 'max_length'" in text
+
+
+def test_restart(fresh, workspace):
+    again, _ = train(workspace, "again", "tutorial", *SMALL, f"++ckpt_path={fresh / 'last.ckpt'}", "trainer.max_epochs=3")
+    before, after = (torch.load(f / "last.ckpt", weights_only=False) for f in (fresh, again))
+    assert (before["epoch"], after["epoch"]) == (1, 2)
+    assert any("efa" in name for name in after["state_dict"])
+    assert set(before["state_dict"]) == set(after["state_dict"])
+
+
+def metric(text: str, name: str) -> float:
+    line = next(line for line in text.splitlines() if f" {name} " in line)
+    return float(line.split("│")[2])
+
+
+def without_efa(name: str, workspace: Path) -> str:
+    """Writes a shipped configuration without its EFA parts; returns its name."""
+    config = yaml.safe_load((ROOT / "configs" / "nequip" / f"{name}.yaml").read_text())
+    model = config["training_module"]["model"]
+    if name == "finetune":
+        config["training_module"]["model"] = model["model"]
+    else:
+        del model["efa"], model["mode"]
+        model["_target_"] = "nequip.model.NequIPGNNModel"
+    del config["training_module"]["optimizer"]["param_groups"]
+    callbacks = config["trainer"]["callbacks"]
+    config["trainer"]["callbacks"] = [c for c in callbacks if "efa_addons" not in c["_target_"]]
+    (workspace / f"{name}_stock.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return f"{name}_stock"
+
+
+def test_fine_tuning_a_package_starts_where_the_base_is(workspace):
+    folder, _ = train(workspace, "base", without_efa("tutorial", workspace), *SMALL, "run=[train]", configs=workspace)
+    base, again = workspace / "base.nequip.zip", workspace / "again.nequip.zip"
+    run("nequip-package", "build", str(folder / "best.ckpt"), str(base), cwd=workspace)
+    tuned, text = train(workspace, "tuned", "finetune", f"package={base}", "run=[val,train]")
+    stock = without_efa("finetune", workspace)
+    _, expected = train(workspace, "untuned", stock, f"package={base}", "run=[val]", configs=workspace)
+    for name in ("val0_epoch/forces_mae", "val0_epoch/total_energy_mae"):
+        assert metric(text, name) == metric(expected, name)
+    model = saved(tuned / "best.ckpt")
+    assert has_efa(model) and efa_config(model).normalization == 9.0
+    # and a package of a model that was made from a package
+    run("nequip-package", "build", str(tuned / "best.ckpt"), str(again), cwd=workspace)
+    atoms = ase.io.read(workspace / "train.xyz", index=0)
+    energies = [evaluate(m, atoms, r_max=4.0)["total_energy"] for m in (model, saved(again))]
+    assert torch.allclose(*energies, rtol=0, atol=1e-5)
+
+
+WITHOUT_EFA_ADDONS = """
+import importlib.abc, importlib.metadata, json, sys
+
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "efa_addons":
+            raise ImportError(name)
+
+entry_points = importlib.metadata.entry_points
+importlib.metadata.entry_points = lambda **k: [] if k.get("group") == "nequip.extension" else entry_points(**k)
+sys.meta_path.insert(0, Blocked())
+import ase.io
+from nequip.integrations.ase import NequIPCalculator
+atoms = ase.io.read("train.xyz", index=0)
+atoms.calc = NequIPCalculator._from_saved_model({package!r}, device="cpu", chemical_species_to_atom_type_map=True)
+print(json.dumps([atoms.get_potential_energy(), atoms.get_forces().tolist()]))
+"""
+
+
+def test_a_package_needs_no_efa_addons(fresh, package, workspace, ethanol):
+    code = WITHOUT_EFA_ADDONS.format(package=str(package))
+    energy, forces = json.loads(run("python", "-c", code, cwd=workspace).strip().splitlines()[-1])
+    expected = evaluate(saved(fresh / "best.ckpt"), ethanol, r_max=4.0)
+    assert energy == pytest.approx(expected["total_energy"].item(), abs=1e-5)
+    assert torch.allclose(torch.tensor(forces, dtype=torch.float64), expected["forces"].double(), rtol=0, atol=1e-4)
+
+
+def test_calculators(fresh, package, ethanol):
+    """NequIP's serves a molecule; ours refuses what a compiled model could not, and has no stress where there is no volume."""
+    expected = evaluate(saved(fresh / "best.ckpt"), ethanol, r_max=4.0)["total_energy"].item()
+    for calculator in (NequIPCalculator, NequIPEFACalculator):
+        ethanol.calc = calculator._from_saved_model(str(package), device="cpu", chemical_species_to_atom_type_map=True)
+        assert ethanol.get_potential_energy() == pytest.approx(expected, abs=1e-5)
+    assert "stress" not in ethanol.calc.results
+    ethanol.set_cell([9.0, 9.0, 9.0])
+    ethanol.pbc = True
+    with pytest.raises(EFAError, match="periodic"):
+        ethanol.get_potential_energy()
+
+
+def test_shipped_configurations_have_all_sections():
+    for path in (ROOT / "configs" / "nequip").glob("*.yaml"):
+        assert {"run", "data", "trainer", "training_module", "global_options"} <= set(yaml.safe_load(path.read_text()))
+
+
+def test_periodic_training_data_are_refused(workspace):
+    atoms = ase.io.read(workspace / "train.xyz", ":")
+    for a in atoms:
+        a.set_cell([20.0, 20.0, 20.0])
+        a.pbc = True
+    ase.io.write(workspace / "periodic.xyz", atoms)
+    _, text = train(workspace, "periodic", "tutorial", *SMALL, f"data_file={workspace / 'periodic.xyz'}", check=False)
+    assert "EFA got a periodic structure" in text
+    assert batch_of(atoms[0])  # NequIP itself would take it
