@@ -6,6 +6,8 @@ are put where MACE looks the functions up, so that the stock `mace_run_train` se
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import functools
 import glob
 import logging
@@ -17,6 +19,7 @@ from typing import Any
 import torch
 from mace.calculators.lammps_mace import LAMMPS_MACE
 from mace.calculators.lammps_mliap_mace import LAMMPS_MLIAP_MACE
+from mace.cli import create_lammps_model
 from mace.modules import lora
 from mace.tools import model_script_utils, scripts_utils
 from mace.tools.checkpoint import CheckpointBuilder
@@ -47,6 +50,7 @@ def _configure_model(original: Callable) -> Callable:
             model = insert_efa(model, resolve_from(wanted, train_loader.dataset), seed=args.seed)
         _refuse_other_restart(args, model)
         if has_efa(model):
+            args.efa_config = efa_config(model)  # resolved, for what is logged of the run
             logging.info(describe(model))
             if _training(args).freeze_base:
                 trained = {id(p) for p in efa_parameters(model).values()}
@@ -81,16 +85,45 @@ def _get_params_options(original: Callable) -> Callable:
     return get_params_options
 
 
-def _remove_pt_head(original: Callable) -> Callable:
-    """Selects a head of the stock part; EFA serves all heads alike."""
+def _get_swa(original: Callable) -> Callable:
+    """Keeps EFA's learning-rate factor in stage two: MACE sets all groups to the one `--swa_lr`."""
 
     @functools.wraps(original)
-    def remove_pt_head(model, *rest, **options):
+    def get_swa(args, model, optimizer, *rest, **options):
+        swa, swas = original(args, model, optimizer, *rest, **options)
+        for group in optimizer.param_groups:
+            if group["name"] == "efa":
+                group["swa_lr"] *= _training(args).lr_factor
+        return swa, swas
+
+    return get_swa
+
+
+def _setup_wandb(original: Callable) -> Callable:
+    """Logs EFA's settings as `efa`; MACE writes the arguments as JSON, which knows no EFAConfig."""
+
+    @functools.wraps(original)
+    def setup_wandb(args):
+        plain = argparse.Namespace(**vars(args))
+        config, training = plain.__dict__.pop("efa_config", None), plain.__dict__.pop("efa_training", None)
+        if config is not None:
+            plain.efa = {**config.to_dict(), **dataclasses.asdict(training or TrainingOptions())}
+            plain.wandb_log_hypers = [*plain.wandb_log_hypers, "efa"]
+        original(plain)
+
+    return setup_wandb
+
+
+def _rebuild(original: Callable) -> Callable:
+    """Lets MACE rebuild the stock part (one head; for torch.compile) and carries EFA over, which serves all heads."""
+
+    @functools.wraps(original)
+    def rebuild(model, *rest, **options):
         if not has_efa(model):
             return original(model, *rest, **options)
         return graft_from(original(strip_efa(model), *rest, **options), model)
 
-    return remove_pt_head
+    return rebuild
 
 
 def _inject_loras(original: Callable) -> Callable:
@@ -126,27 +159,31 @@ def _refuse_mliap(original: Callable) -> Callable:
     """ML-IAP passes distances between neighbours and no positions."""
 
     @functools.wraps(original)
-    def init(self, model, **options):
-        if has_efa(model):
+    def refuse(*args, **options):
+        if any(isinstance(value, torch.nn.Module) and has_efa(value) for value in (*args, *options.values())):
             raise EFAError(
                 "EFA needs positions, and LAMMPS' ML-IAP interface passes distances between neighbours only: export with "
                 "--format libtorch and run 'pair_style mace no_domain_decomposition' on one rank."
             )
-        original(self, model, **options)
+        return original(*args, **options)
 
-    return init
+    return refuse
 
 
 _FUNCTIONS = (
     (model_script_utils.configure_model, _configure_model),
     (scripts_utils.get_params_options, _get_params_options),
-    (scripts_utils.remove_pt_head, _remove_pt_head),
+    (scripts_utils.get_swa, _get_swa),
+    (scripts_utils.setup_wandb, _setup_wandb),
+    (scripts_utils.remove_pt_head, _rebuild),
+    (scripts_utils.extract_model, _rebuild),
     (lora.inject_LoRAs, _inject_loras),
 )
 _METHODS = (
     (CheckpointBuilder, "create_checkpoint", lambda original: staticmethod(_create_checkpoint(original))),
     (LAMMPS_MACE, "forward", lambda original: derive(original, LAMMPS_FORWARD)),
     (LAMMPS_MLIAP_MACE, "__init__", _refuse_mliap),
+    (create_lammps_model, "run_e3nn_to_cueq", _refuse_mliap),  # with --format mliap, before the class above is reached
 )
 
 
