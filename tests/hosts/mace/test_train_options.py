@@ -242,7 +242,9 @@ ARCHITECTURES = {
     "one layer": {"num_interactions": 1},
     "three layers": {"num_interactions": 3, "hidden_irreps": "4x0e+4x1o+4x2e"},
     "scalars": {"hidden_irreps": "4x0e"},
+    "no skip": {"interaction_cls": "RealAgnosticInteractionBlock"},
     "density": {"interaction_cls": "RealAgnosticDensityResidualInteractionBlock"},
+    "density, no skip": {"interaction_cls": "RealAgnosticDensityInteractionBlock"},
     "attention": {"interaction_cls": "RealAgnosticAttResidualInteractionBlock"},
     "nonlinear": {"interaction_cls": "RealAgnosticResidualNonLinearInteractionBlock", "edge_irreps": "4x0e+4x1o"},
 }
