@@ -6,6 +6,8 @@ are put where MACE looks the functions up, so that the stock `mace_run_train` se
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import functools
 import glob
 import inspect
@@ -18,7 +20,14 @@ from typing import Any
 import torch
 from mace.calculators.lammps_mace import LAMMPS_MACE
 from mace.calculators.lammps_mliap_mace import LAMMPS_MLIAP_MACE
-from mace.cli import convert_cueq_e3nn, convert_e3nn_cueq, convert_e3nn_hybrid, convert_e3nn_oeq, convert_oeq_e3nn
+from mace.cli import (
+    convert_cueq_e3nn,
+    convert_e3nn_cueq,
+    convert_e3nn_hybrid,
+    convert_e3nn_oeq,
+    convert_oeq_e3nn,
+    create_lammps_model,
+)
 from mace.modules import lora
 from mace.tools import model_script_utils, scripts_utils
 from mace.tools.checkpoint import CheckpointBuilder
@@ -50,6 +59,7 @@ def _configure_model(original: Callable) -> Callable:
             model = insert_efa(model, resolve_from(wanted, train_loader.dataset), seed=args.seed)
         _refuse_other_restart(args, model)
         if has_efa(model):
+            args.efa_config = efa_config(model)  # resolved, for what is logged of the run
             logging.info(describe(model, _usual_num_atoms(train_loader.dataset), args.batch_size, args.device))
             if _training(args).freeze_base:
                 trained = {id(p) for p in efa_parameters(model).values()}
@@ -82,6 +92,35 @@ def _get_params_options(original: Callable) -> Callable:
         return param_options
 
     return get_params_options
+
+
+def _get_swa(original: Callable) -> Callable:
+    """Keeps EFA's learning-rate factor in stage two: MACE sets all groups to the one `--swa_lr`."""
+
+    @functools.wraps(original)
+    def get_swa(args, model, optimizer, *rest, **options):
+        swa, swas = original(args, model, optimizer, *rest, **options)
+        for group in optimizer.param_groups:
+            if group["name"] == "efa":
+                group["swa_lr"] *= _training(args).lr_factor
+        return swa, swas
+
+    return get_swa
+
+
+def _setup_wandb(original: Callable) -> Callable:
+    """Logs EFA's settings as `efa`; MACE writes the arguments as JSON, which knows no EFAConfig."""
+
+    @functools.wraps(original)
+    def setup_wandb(args):
+        plain = argparse.Namespace(**vars(args))
+        config, training = plain.__dict__.pop("efa_config", None), plain.__dict__.pop("efa_training", None)
+        if config is not None:
+            plain.efa = {**config.to_dict(), **dataclasses.asdict(training or TrainingOptions())}
+            plain.wandb_log_hypers = [*plain.wandb_log_hypers, "efa"]
+        original(plain)
+
+    return setup_wandb
 
 
 def _rebuild(original: Callable) -> Callable:
@@ -151,21 +190,23 @@ def _refuse_mliap(original: Callable) -> Callable:
     """ML-IAP passes distances between neighbours and no positions."""
 
     @functools.wraps(original)
-    def init(self, model, **options):
-        if has_efa(model):
+    def refuse(*args, **options):
+        if any(isinstance(value, torch.nn.Module) and has_efa(value) for value in (*args, *options.values())):
             raise EFAError(
                 "EFA needs positions, and LAMMPS' ML-IAP interface passes distances between neighbours only: export with "
                 "--format libtorch and run 'pair_style mace no_domain_decomposition' on one rank."
             )
-        original(self, model, **options)
+        return original(*args, **options)
 
-    return init
+    return refuse
 
 
 _CONVERTERS = (convert_e3nn_cueq, convert_cueq_e3nn, convert_e3nn_oeq, convert_oeq_e3nn, convert_e3nn_hybrid)
 _FUNCTIONS = (
     (model_script_utils.configure_model, _configure_model),
     (scripts_utils.get_params_options, _get_params_options),
+    (scripts_utils.get_swa, _get_swa),
+    (scripts_utils.setup_wandb, _setup_wandb),
     (scripts_utils.remove_pt_head, _rebuild),
     (scripts_utils.extract_model, _rebuild),
     (lora.inject_LoRAs, _inject_loras),
@@ -175,6 +216,7 @@ _METHODS = (
     (CheckpointBuilder, "create_checkpoint", lambda original: staticmethod(_create_checkpoint(original))),
     (LAMMPS_MACE, "forward", lambda original: derive(original, LAMMPS_FORWARD)),
     (LAMMPS_MLIAP_MACE, "__init__", _refuse_mliap),
+    (create_lammps_model, "run_e3nn_to_cueq", _refuse_mliap),  # with --format mliap, before the class above is reached
 )
 
 

@@ -43,19 +43,27 @@ def insert_efa(model: nn.Module, config: EFAConfig, seed: int | None = None) -> 
     Raises:
         EFAError: another kind of model, a model that has EFA already, or a layer that does not exist.
     """
+    return _attach(copy.deepcopy(model), config, seed)
+
+
+def _attach(model: nn.Module, config: EFAConfig, seed: int | None) -> nn.Module:
+    """`insert_efa` into the model itself."""
     if has_efa(model):
         raise EFAError("this model has EFA already; take it out first with strip_efa (`efa-addons strip`).")
     if type(model) is not ScaleShiftMACE:
         raise EFAError(
             f"EFA goes into a ScaleShiftMACE, got {type(model).__name__}"
-            + (": give the .model file, not the _compiled.model." if isinstance(model, torch.jit.ScriptModule) else ".")
+            + (
+                ": give the .model file, not the _compiled.model."
+                if isinstance(model, torch.jit.ScriptModule)
+                else ": train with --model ScaleShiftMACE or MACE, or give a model that was."
+            )
         )
     num_layers = len(model.products)
     layers = range(num_layers) if config.layers is None else config.layers
     beyond = [layer for layer in layers if layer >= num_layers]
     if beyond:
         raise EFAError(f"layers {beyond} do not exist: the model has the layers 0 to {num_layers - 1}.")
-    model = copy.deepcopy(model)
     like = next(model.parameters())
     with default_dtype(like.dtype), torch.random.fork_rng(devices=[]):
         if seed is not None:
@@ -89,11 +97,14 @@ def strip_efa(model: nn.Module) -> nn.Module:
 
 
 def graft_from(model: nn.Module, source: nn.Module) -> nn.Module:
-    """A copy of a stock model with the EFA blocks of `source`, weights included."""
+    """Puts the EFA blocks of `source`, weights included, into a stock model, which is returned.
+
+    Not into a copy: copying scripts e3nn's modules, and those of a model made for torch.compile must stay unscripted.
+    """
     config = efa_config(source)
     if config is None:
         raise EFAError(f"this {type(source).__name__} has no EFA to take over.")
-    grafted = insert_efa(model, config)
+    grafted = _attach(model, config, seed=None)
     weights = efa_parameters(source)
     with torch.no_grad():
         for name, parameter in efa_parameters(grafted).items():

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
 from efa_addons.hosts.mace import probe
 from efa_addons.hosts.mace.insert import efa_parameters
+
+SMALL = ("--efa_num_features_qk", "4", "--efa_num_features_v", "4", "--efa_mlp_features", "8")
+
+
+def records(folder: Path) -> list[dict]:
+    """What MACE logged of a run, line by line: losses of the steps and errors of the evaluations."""
+    return [json.loads(line) for path in folder.glob("results/*_train.txt") for line in path.read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[float]:
+    return [record["loss"] for record in records(folder)]
+
+
+def split(workspace: Path, name: str, *parts: slice) -> list[str]:
+    """Files with parts of the training structures."""
+    structures = ase.io.read(workspace / "train.xyz", ":")
+    paths = [workspace / f"{name}_{i}.xyz" for i in range(len(parts))]
+    for path, part in zip(paths, parts, strict=True):
+        ase.io.write(path, structures[part])
+    return [str(path) for path in paths]
 
 
 def batch_of(model: torch.nn.Module, *structures) -> dict[str, torch.Tensor]:

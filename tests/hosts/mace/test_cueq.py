@@ -6,8 +6,7 @@ import ase.io
 import pytest
 import torch
 from mace.calculators import MACECalculator
-from mace_support import evaluate, randomize
-from test_train import SMALL, losses
+from mace_support import SMALL, evaluate, losses, randomize
 
 from efa_addons import EFAConfig, EFAError
 from efa_addons.hosts.mace import has_efa, insert_efa, load, save, strip_efa

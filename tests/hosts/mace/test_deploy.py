@@ -8,8 +8,7 @@ from copy import deepcopy
 import pytest
 import torch
 from e3nn.util import jit
-from mace_support import batch_of, evaluate, fresh_process, randomize
-from test_train import SMALL
+from mace_support import SMALL, batch_of, evaluate, fresh_process, randomize
 
 from efa_addons import EFAConfig, EFAError
 from efa_addons.cli import main

@@ -7,8 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 from mace.modules.models import ScaleShiftMACE
-from mace_support import evaluate, fresh_process, randomize
-from test_train import SMALL
+from mace_support import SMALL, evaluate, fresh_process, randomize
 
 from efa_addons import EFAConfig, EFAError
 from efa_addons.cli import main

@@ -1,28 +1,20 @@
-"""`efa-mace-train`: stock MACE without EFA options, EFA from flags or YAML with them, and fine-tuning."""
+"""`efa-mace-train`: stock MACE without EFA options, and EFA from flags or YAML with them."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from mace import tools
-from mace_support import evaluate, randomize
+from mace_support import SMALL, losses
 
 from efa_addons import EFAConfig, EFAError
-from efa_addons.hosts.mace import efa_config, has_efa, insert_efa, load, save
+from efa_addons.hosts.mace import efa_config, has_efa, insert_efa, load
 from efa_addons.hosts.mace.hooks import resolve_from
 from efa_addons.hosts.mace.insert import efa_parameters
 from efa_addons.hosts.mace.options import TrainingOptions, add_flags, options_from, take_section
-
-SMALL = ("--efa_num_features_qk", "4", "--efa_num_features_v", "4", "--efa_mlp_features", "8")
-
-
-def losses(folder) -> list[float]:
-    lines = [json.loads(line) for path in folder.glob("results/*_train.txt") for line in path.read_text().splitlines()]
-    return [line["loss"] for line in lines]
 
 
 def options(*flags, section=None):
@@ -109,41 +101,6 @@ def test_parameter_group_of_its_own(stock_model):
     assert all(p.requires_grad for p in efa_parameters(model).values())  # --freeze 6 froze the products around them
 
 
-@pytest.mark.parametrize("stock", [True, False], ids=["mace_run_train", "efa-mace-train"])
-def test_fine_tuning_a_model_with_efa(trained, workspace, stock):
-    """The loss before the first step is the one the model ended with: no weight was lost on the way."""
-    base = load(trained("efa", "--efa", *SMALL) / "efa.model")
-    foundation = workspace / "foundation.model"
-    save(randomize(base, 0.05), foundation)
-    # --lr 0 would be refused by no one, but a tiny step keeps the optimizer honest
-    flags = ("--foundation_model", str(foundation), "--multiheads_finetuning", "False", "--lr", "1e-12")
-    folder = trained(f"tuned_{stock}", *flags, "--E0s", "foundation", stock=stock)
-    tuned = load(folder / f"tuned_{stock}.model")
-    assert has_efa(tuned) and efa_config(tuned) == efa_config(base)
-    import ase.io
-
-    atoms = ase.io.read(workspace / "train.xyz", index=2)
-    expected, found = evaluate(base, atoms), evaluate(tuned, atoms)
-    assert torch.allclose(found["energy"], expected["energy"], rtol=0, atol=1e-8)
-    assert torch.allclose(found["forces"], expected["forces"], rtol=0, atol=1e-8)
-
-
-def test_fine_tuning_a_stock_model_with_efa_switched_on_starts_where_stock_does(trained, workspace):
-    base = trained("stock", stock=True) / "stock.model"
-    flags = ("--foundation_model", str(base), "--multiheads_finetuning", "False", "--E0s", "foundation")
-    plain = trained("tuned_plain", *flags)
-    with_efa = trained("tuned_new", *flags, "--efa", "--efa_max_length", "8")
-    assert has_efa(load(with_efa / "tuned_new.model"))
-    assert losses(with_efa)[0] == losses(plain)[0]
-
-
-def test_other_settings_than_the_foundation_models_are_refused(trained, workspace):
-    base = trained("efa", "--efa", *SMALL) / "efa.model"
-    flags = ("--foundation_model", str(base), "--multiheads_finetuning", "False", "--E0s", "foundation")
-    with pytest.raises(EFAError, match="num_features_qk: 8 .the model has 4."):
-        trained("refused", *flags, "--efa_num_features_qk", "8")
-
-
 def test_switching_on_and_off():
     auto = {"normalization": "auto"}
     assert options()[0] is None
@@ -214,18 +171,3 @@ def test_restart_goes_on_and_refuses_other_settings(trained, workspace):
     after = losses(folder)
     assert len(after) > len(before)
     assert min(after[len(before) :]) < before[0]  # not from scratch
-
-
-def test_lora_leaves_efa_whole(stock_model, ethanol):
-    from mace.modules import lora
-
-    model = randomize(insert_efa(stock_model, EFAConfig(max_length=8.0, num_features_qk=4, mlp_features=8)))
-    names = set(efa_parameters(model))
-    expected = evaluate(model, ethanol)["energy"]
-    with_lora = lora.inject_LoRAs(model, rank=2, alpha=1)
-    assert set(efa_parameters(with_lora)) == names
-    assert all(p.requires_grad for p in efa_parameters(with_lora).values())
-    frozen = [n for n, p in with_lora.named_parameters() if n not in names and not p.requires_grad]
-    assert frozen and all("lora_" not in name for name in frozen)
-    merged = lora.merge_lora_weights(with_lora)
-    assert torch.allclose(evaluate(merged, ethanol)["energy"], expected, rtol=0, atol=1e-9)
