@@ -18,7 +18,9 @@ FORWARD = (
     ("node_feats, sc = interaction(", "node_feats_in = node_feats"),
     (
         "node_feats_list.append(node_feats)",
-        'if hasattr(product, "efa"):\n    node_feats = node_feats + product.efa(node_feats_in, data, num_graphs)',
+        'if hasattr(product, "efa"):\n'
+        "    per_edge = compute_edge_forces or compute_atomic_stresses\n"
+        "    node_feats = node_feats + product.efa(node_feats_in, data, num_graphs, per_edge)",
     ),
 )
 # What pair_mace knows of ghost atoms, for the blocks to look at.
@@ -62,17 +64,24 @@ class MACEEFA(nn.Module):
         self.enabled = True  # see `insert.without_efa`
         self.dim_out = Irreps(irreps_out).dim
 
-    def forward(self, node_feats: Tensor, data: Dict[str, Tensor], num_graphs: int) -> Tensor:
+    def forward(self, node_feats: Tensor, data: Dict[str, Tensor], num_graphs: int, per_edge: bool = False) -> Tensor:
+        """The residual to add to the layer's output; `per_edge` when forces on edges or atomic stresses are asked for."""
         if not self.enabled:
             return node_feats.new_zeros([node_feats.shape[0], self.dim_out])
         if self.checks:
-            refuse_what_efa_cannot_serve(data)
+            refuse_what_efa_cannot_serve(data, per_edge)
         # data["positions"] are the strained ones: with the leaf of the graph, stress would lack EFA's part.
         return self.block(node_feats, data["positions"], data["batch"], num_graphs)
 
 
-def refuse_what_efa_cannot_serve(data: Dict[str, Tensor]) -> None:
-    """Periodic structures, by their pbc flag or, where LAMMPS gives none, by edges to periodic images; and ghost atoms."""
+def refuse_what_efa_cannot_serve(data: Dict[str, Tensor], per_edge: bool) -> None:
+    """Periodic structures, by their pbc flag or, where LAMMPS gives none, by edges to periodic images; ghost atoms; and outputs
+    that MACE sums up from derivatives by edges, in which EFA has no part."""
+    if per_edge:
+        raise EFAError(
+            "atomic stresses, atomic virials and edge forces (compute_atomic_stresses, compute_edge_forces) are sums over "
+            "edges, and would lack EFA, which acts between all atoms: leave them out; energy, forces and stress are complete."
+        )
     if "pbc" in data:
         refuse_periodic(data["pbc"])
     if "local_or_ghost" in data:

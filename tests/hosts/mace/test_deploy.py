@@ -12,7 +12,7 @@ from mace_support import SMALL, batch_of, evaluate, fresh_process, randomize
 
 from efa_addons import EFAConfig, EFAError
 from efa_addons.cli import main
-from efa_addons.hosts.mace import efa_config, has_efa, insert_efa, load
+from efa_addons.hosts.mace import efa_config, has_efa, insert_efa, load, without_efa
 
 CALCULATE = """
 import json, ase.io
@@ -112,6 +112,16 @@ def test_what_would_lose_efa_is_refused(stock_model):
         type(model)(**extract_config_mace_model(model))
     with pytest.raises(EFAError, match="ML-IAP"):
         LAMMPS_MLIAP_MACE(model)
+
+
+@pytest.mark.parametrize("asked", ["compute_atomic_stresses", "compute_edge_forces"])
+def test_outputs_that_would_lack_efa_are_refused(stock_model, ethanol, asked):
+    """MACE sums them up over edges: without the refusal atomic virials do not add up to the virial."""
+    model = insert_efa(stock_model, EFAConfig(max_length=8.0))
+    with pytest.raises(EFAError, match="sums over edges"):
+        evaluate(model, ethanol, compute_stress=True, **{asked: True})
+    with without_efa(model):
+        assert evaluate(model, ethanol, **{asked: True})["edge_forces"] is not None
 
 
 def test_lammps_export_refuses_ghosts_and_periodic_images(trained, workspace, ethanol, monkeypatch):

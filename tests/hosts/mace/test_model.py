@@ -24,7 +24,7 @@ def test_only_lines_are_added():
     after = with_efa(SOURCE).splitlines()
     rest = iter(after)
     assert all(line in rest for line in before)  # a subsequence
-    assert len(after) == len(before) + 3
+    assert len(after) == len(before) + 4
 
 
 @pytest.mark.parametrize("anchor", ["node_feats, sc = interaction(", "node_feats_list.append(node_feats)"])
