@@ -15,6 +15,7 @@ from efa_addons.ops.activations import ACTIVATIONS
 from efa_addons.ops.lebedev import lebedev_grid
 
 AUTO = "auto"
+METHODS = (AUTO, "pairwise", "quadrature")
 
 
 def _option(default: Any, help: str) -> Any:
@@ -39,6 +40,10 @@ class EFAConfig:
     )
     max_length_margin: float = _option(1.2, "factor on the training set's largest distance when max_length is 'auto'")
     max_frequency: float = _option(math.pi, "b_max, the largest phase (radians), reached at max_length")
+    method: str = _option(
+        AUTO,
+        "pairwise (exact, quadratic in atoms), quadrature (Lebedev grid, linear) or auto: the cheaper one for each structure",
+    )
     tolerance: float = _option(1e-5, "error of the quadrature at max_length, from which the Lebedev grid follows")
     lebedev_num: int | None = _option(None, "number of Lebedev points; given, it overrides tolerance")
     frequencies_trainable: bool = _option(False, "train the frequencies (they may outgrow the grid; a warning says so)")
@@ -195,5 +200,11 @@ def _check(config: EFAConfig) -> None:
         raise EFAError(f"layers must be a list of layer numbers from 0, got {list(config.layers)}.")
     if config.lebedev_num is not None:
         lebedev_grid(config.lebedev_num)  # raises for numbers that are none, naming the nearest
+    if config.method not in METHODS:
+        raise unknown_names("method", [config.method], METHODS)
+    if config.method == "pairwise" and config.lebedev_num is not None:
+        raise EFAError(
+            f"lebedev_num={config.lebedev_num} asks for a grid and method: pairwise uses none: leave one of the two out."
+        )
     if config.activation not in ACTIVATIONS:
         raise unknown_names("activation", [config.activation], ACTIVATIONS)

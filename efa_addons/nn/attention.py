@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, List, Optional
 
 import torch
 from torch import Tensor, nn
 
+from efa_addons.config import METHODS
 from efa_addons.errors import EFAError, EFAWarning, unknown_names
 from efa_addons.nn.checks import check_graphs, check_inputs, largest_distance
 from efa_addons.nn.features import Dense, FeatureType, Select, components_of
 from efa_addons.nn.tensor_integration import TensorIntegration
 from efa_addons.ops.activations import ACTIVATIONS, gate
+from efa_addons.ops.cost import pairwise_up_to
 from efa_addons.ops.erope import default_frequencies
-from efa_addons.ops.graphs import center_positions, graph_blocks, not_alone
+from efa_addons.ops.graphs import PairBlocks, center_positions, dense_pairs, graph_blocks, graph_sizes, not_alone, pair_blocks
 from efa_addons.ops.harmonics import spherical_harmonics
 from efa_addons.ops.lebedev import grid_tensors, lebedev_num_for, max_phase_for
+from efa_addons.ops.pairwise import attend_pairs_harmonics
 from efa_addons.ops.quadrature import attend, attend_harmonics
 from efa_addons.ops.tracing import tracing
 
@@ -44,6 +48,10 @@ class EuclideanFastAttention(nn.Module):
         include_pseudotensors: the input has both parities (P = 2).
         max_length: largest interatomic distance (Å) for which rotational invariance is promised.
         max_frequency: b_max in radians; frequencies are linspace(0, b_max, F_qk/2)/max_length.
+        method: "quadrature": over a Lebedev grid, linear in the number of atoms; "pairwise": the same integral done exactly,
+            quadratic in the number of atoms; "auto": for each graph the cheaper one, and the quadrature where a grid is asked
+            for by lebedev_num or where sizes must not be looked at (GPU, torch.compile, torch.export). Pairwise there takes
+            all N² pairs of the batch, those of different graphs too.
         lebedev_num: number of points of the Lebedev grid; none given: the smallest grid that meets `tolerance`.
         tolerance: error of the quadrature at the distance max_length.
         frequencies_trainable: frequencies become a parameter. They can outgrow the grid: then a warning is given.
@@ -82,6 +90,7 @@ class EuclideanFastAttention(nn.Module):
         *,
         max_length: float,
         max_frequency: float = math.pi,
+        method: str = "auto",
         lebedev_num: int | None = None,
         tolerance: float = 1e-5,
         frequencies_trainable: bool = False,
@@ -120,6 +129,12 @@ class EuclideanFastAttention(nn.Module):
                 f"q and k need an even number of features (they rotate in pairs), got {features_qk}; "
                 "set num_features_qk to an even number."
             )
+        if method not in METHODS:
+            raise unknown_names("method", [method], METHODS)
+        if method == "pairwise" and lebedev_num is not None:
+            raise EFAError(
+                f"lebedev_num={lebedev_num} asks for a grid and method='pairwise' uses none: leave one of the two out."
+            )
         if activation not in ACTIVATIONS:
             raise unknown_names("activation", [activation], ACTIVATIONS)
         type_qk = _change_type(source, max_degree_qk, include_pseudotensors_qk, "qk")._replace(num_features=features_qk)
@@ -128,7 +143,7 @@ class EuclideanFastAttention(nn.Module):
         self.input_type = source
         self.input_shape = [source.num_parities, (source.max_degree + 1) ** 2, source.num_features]
         self._add_projections(type_qk, type_v, parametrized, use_bias)
-        self.activation = activation
+        self.method, self.activation = method, activation
         self.scale_qk = float(type_qk.dim**-0.5 / normalization)
         self.include_self = include_self
         self.tensor_integration = tensor_integration
@@ -144,7 +159,13 @@ class EuclideanFastAttention(nn.Module):
         if given and not tensor_integration:
             raise EFAError(f"{', '.join(given)} need tensor_integration=True.")
         degree_sph = max_degree if ti_max_degree_sph is None else ti_max_degree_sph
-        self._add_grid(lebedev_num, degree_sph if tensor_integration else 0, ti_degree_scaling_constants)
+        self._add_degree_constants(degree_sph if tensor_integration else 0, ti_degree_scaling_constants)
+        self._add_grid(lebedev_num)
+        self.pairwise_up_to = 0 if method == "quadrature" or lebedev_num is not None else sys.maxsize
+        if method == "auto" and lebedev_num is None:
+            self.pairwise_up_to = pairwise_up_to(
+                type_qk.dim, type_v.dim, features_qk // 2, self.directions.shape[0], self.max_degree_sph
+            )
         self.couple: nn.Module = nn.Identity()
         self.output_type = type_v
         if tensor_integration:
@@ -182,27 +203,45 @@ class EuclideanFastAttention(nn.Module):
         present = [irrep for irrep in type_v.irreps if irrep in source.irreps]
         self.fill_v = Select(components_of(present), type_v.components)
 
-    def _add_grid(self, lebedev_num: int | None, degree_sph: int, constants: tuple[float, ...] | None) -> None:
+    def _add_degree_constants(self, degree_sph: int, constants: tuple[float, ...] | None) -> None:
+        """c_l of every degree of Y."""
+        constants = (1.0,) * (degree_sph + 1) if constants is None else tuple(constants)
+        if len(constants) != degree_sph + 1:
+            raise EFAError(
+                f"ti_degree_scaling_constants must have one constant for each degree 0 to {degree_sph} "
+                f"(ti_max_degree_sph), got {len(constants)}: {constants}."
+            )
+        self.max_degree_sph = degree_sph
+        self.degree_constants = [float(constant) for constant in constants]
+
+    def _add_grid(self, lebedev_num: int | None) -> None:
         """Directions u_m (M, 3), and λ_m (M,) or, for tensor integration, λ_m c_l Y_lm(u_m) (M, (L_Y+1)^2)."""
+        if lebedev_num is None and self.method != "pairwise":
+            lebedev_num = lebedev_num_for(self.max_frequency, self.tolerance, self.max_degree_sph)
+        self.lebedev_num = lebedev_num
         if lebedev_num is None:
-            lebedev_num = lebedev_num_for(self.max_frequency, self.tolerance, degree_sph)
-        self.lebedev_num, self.max_degree_sph = lebedev_num, degree_sph
-        directions, weights = grid_tensors(lebedev_num)
+            directions, weights = torch.zeros(0, 3), torch.zeros(0)
+        else:
+            directions, weights = grid_tensors(lebedev_num)
         if self.tensor_integration:
-            constants = (1.0,) * (degree_sph + 1) if constants is None else tuple(constants)
-            if len(constants) != degree_sph + 1:
-                raise EFAError(
-                    f"ti_degree_scaling_constants must have one constant for each degree 0 to {degree_sph} "
-                    f"(ti_max_degree_sph), got {len(constants)}: {constants}."
-                )
-            constant = torch.tensor([c for degree, c in enumerate(constants) for _ in range(2 * degree + 1)])
-            weights = weights[:, None] * spherical_harmonics(degree_sph, directions) * constant
+            constant = torch.tensor([c for degree, c in enumerate(self.degree_constants) for _ in range(2 * degree + 1)])
+            weights = weights[:, None] * spherical_harmonics(self.max_degree_sph, directions) * constant
         self.register_buffer("directions", directions, persistent=False)
         self.register_buffer("weights", weights, persistent=False)
 
     def extra_repr(self) -> str:
         kind = self.output_type
-        return f"input={self.input_type}, output={kind}, lebedev_num={self.lebedev_num}, max_length={self.max_length} Å"
+        return f"input={self.input_type}, output={kind}, {self.describe_method()}, max_length={self.max_length} Å"
+
+    @torch.jit.unused
+    def describe_method(self) -> str:
+        """The method and, for auto, which graphs it is for."""
+        points = f"{self.lebedev_num} Lebedev points"
+        if self.pairwise_up_to == 0:
+            return points
+        if self.method == "pairwise":
+            return "pairwise"
+        return f"pairwise up to {self.pairwise_up_to} atoms, else {points}"
 
     def forward(
         self, inputs: Tensor, positions: Tensor, batch: Optional[Tensor] = None, num_graphs: Optional[int] = None
@@ -223,8 +262,6 @@ class EuclideanFastAttention(nn.Module):
             num_graphs = int(batch.max().item()) + 1 if batch.shape[0] > 0 else 1
         check_graphs(batch, num_graphs)
         positions = center_positions(positions, batch, num_graphs).to(inputs.dtype)
-        if not torch.jit.is_scripting():
-            self._warn(positions, batch)
 
         x = inputs.flatten(1, 2)
         q, k, v = self.q(x), self.k(x), self.fill_v(self.v(x))
@@ -233,24 +270,56 @@ class EuclideanFastAttention(nn.Module):
             k = k * gate(self.activation, k[:, :1])
         q = q * self.scale_qk
 
+        z = self._sum(q, k, v, positions, batch, num_graphs)
+        out = self.couple(z) if self.tensor_integration else z.squeeze(1)
+        return out.unflatten(1, self.output_shape)
+
+    def _sum(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
+        """Z (N, A, K_v, F_v), every graph by the method that is its own: what else is in the batch does not change it."""
+        if self.pairwise_up_to == 0:
+            return self._by_quadrature(q, k, v, positions, batch, num_graphs)
+        sizes = graph_sizes(batch, num_graphs)
+        if sizes is None:
+            if self.method == "pairwise":
+                return self._by_pairs(q, k, v, positions, dense_pairs(batch))
+            return self._by_quadrature(q, k, v, positions, batch, num_graphs)
+        small: List[int] = []
+        large: List[int] = []
+        for graph in range(num_graphs):
+            if sizes[graph] > self.pairwise_up_to:
+                large.append(graph)
+            elif sizes[graph] > 0:
+                small.append(graph)
+        if len(large) == 0:
+            return self._by_pairs(q, k, v, positions, pair_blocks(batch, sizes, self.pairwise_up_to))
+        if len(small) == 0:
+            return self._by_quadrature(q, k, v, positions, batch, num_graphs)
+        z = self._by_pairs(q, k, v, positions, pair_blocks(batch, sizes, self.pairwise_up_to))
+        new_number = torch.full([num_graphs], -1, dtype=torch.long, device=batch.device)
+        new_number[torch.tensor(large, dtype=torch.long, device=batch.device)] = torch.arange(len(large), device=batch.device)
+        new_batch = new_number[batch]
+        atoms = torch.nonzero(new_batch >= 0)[:, 0]
+        z_large = self._by_quadrature(q[atoms], k[atoms], v[atoms], positions[atoms], new_batch[atoms], len(large))
+        return z.index_copy(0, atoms, z_large)
+
+    def _by_pairs(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, layout: List[PairBlocks]) -> Tensor:
+        return attend_pairs_harmonics(q, k, v, positions, self.frequencies, self.degree_constants, layout, self.include_self)
+
+    def _by_quadrature(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
+        if not torch.jit.is_scripting():
+            self._warn(positions, batch)
         blocks = graph_blocks(batch, num_graphs)
         if self.tensor_integration:
             z = attend_harmonics(q, k, v, positions, self.frequencies, self.directions, self.weights, blocks)
-            if not self.include_self:
-                z = z - self._self_term(q, k, v).unsqueeze(1) * self.weights.sum(0).view(1, -1, 1, 1)
-            out = self.couple(z)
         else:
-            out = attend(q, k, v, positions, self.frequencies, self.directions, self.weights, blocks)
-            if not self.include_self:
-                out = out - self._self_term(q, k, v)
+            z = attend(q, k, v, positions, self.frequencies, self.directions, self.weights, blocks).unsqueeze(1)
         if not self.include_self:
+            # (q_n·k_n) v_n: rotations of the same atom cancel in every direction
+            own = (q * k).sum([1, 2]).view(-1, 1, 1, 1) * v.unsqueeze(1)
+            z = z - own * (self.weights.sum(0).view(1, -1, 1, 1))
             # Alone in its graph an atom attends to nothing: exactly zero, not what rounding leaves of the difference.
-            out = out * not_alone(batch, num_graphs).to(out.dtype).view(-1, 1, 1)
-        return out.unflatten(1, self.output_shape)
-
-    def _self_term(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(q_n·k_n) v_n: rotations of the same atom cancel in every direction."""
-        return (q * k).sum([1, 2]).view(-1, 1, 1) * v
+            z = z * not_alone(batch, num_graphs).to(z.dtype).view(-1, 1, 1, 1)
+        return z
 
     @torch.jit.unused
     def _warn(self, positions: Tensor, batch: Tensor) -> None:

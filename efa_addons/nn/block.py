@@ -102,6 +102,7 @@ def _attention(source: FeatureType, config: EFAConfig) -> EuclideanFastAttention
         source.pseudotensors,
         max_length=float(config.max_length),
         max_frequency=config.max_frequency,
+        method=config.method,
         lebedev_num=config.lebedev_num,
         tolerance=config.tolerance,
         frequencies_trainable=config.frequencies_trainable,

@@ -5,9 +5,8 @@ last one with empty slots. The shapes of the static layout follow from the numbe
 no transfer from the device and traces with symbolic sizes; the exact one (CPU, where looking is free) wastes less.
 """
 
-from __future__ import annotations
-
-from typing import NamedTuple
+# Without `from __future__ import annotations`: TorchScript needs the types of PairBlocks in a list, not their names.
+from typing import List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -34,9 +33,33 @@ def _static_shapes(batch: Tensor) -> bool:
         return batch.device.type != "cpu" or tracing()
 
 
+def _is_symbolic(number: int) -> bool:
+    """True for a size that stands for any number in a trace: quotients of two of them are more than torch can reason about."""
+    if torch.jit.is_scripting():
+        return False
+    else:
+        return isinstance(number, torch.SymInt)
+
+
 def atoms_per_graph(batch: Tensor, num_graphs: int) -> Tensor:
     """(G,) number of atoms of each graph. batch (N,), in any order."""
     return torch.zeros([num_graphs], dtype=batch.dtype, device=batch.device).index_add(0, batch, torch.ones_like(batch))
+
+
+def graph_sizes(batch: Tensor, num_graphs: int) -> Optional[List[int]]:
+    """Number of atoms of each graph; none where sizes must not be looked at."""
+    if _static_shapes(batch):
+        return None
+    sizes: List[int] = atoms_per_graph(batch, num_graphs).tolist()
+    return sizes
+
+
+def _rank_in_graph(batch: Tensor, counts: Tensor) -> Tensor:
+    """(N,) number of each atom within its graph, from 0."""
+    order = torch.argsort(batch, stable=True)
+    first_atom = counts.cumsum(0) - counts
+    rank_sorted = torch.arange(batch.shape[0], device=batch.device) - first_atom[batch[order]]
+    return torch.empty_like(rank_sorted).index_copy(0, order, rank_sorted)
 
 
 def graph_blocks(batch: Tensor, num_graphs: int) -> GraphBlocks:
@@ -47,9 +70,13 @@ def graph_blocks(batch: Tensor, num_graphs: int) -> GraphBlocks:
         num_graphs: G; graphs may be empty.
     """
     num_atoms = batch.shape[0]
+    if not _is_symbolic(num_graphs) and num_graphs == 1:
+        return GraphBlocks(torch.arange(num_atoms, device=batch.device), batch.new_zeros([1]), 1, 1, num_atoms, True)
     counts = atoms_per_graph(batch, num_graphs)
     static = _static_shapes(batch)
     block_size = num_atoms // num_graphs + 1
+    if static and _is_symbolic(num_graphs):
+        block_size = 32
     one_each = False
     if not static:
         largest = max(int(counts.max().item()), 1)
@@ -65,11 +92,7 @@ def graph_blocks(batch: Tensor, num_graphs: int) -> GraphBlocks:
         num_blocks = (num_atoms + num_graphs * (block_size - 1)) // block_size
     else:
         num_blocks = int(last_block[-1].item())
-    order = torch.argsort(batch, stable=True)
-    first_atom = counts.cumsum(0) - counts
-    rank_sorted = torch.arange(num_atoms, device=batch.device) - first_atom[batch[order]]
-    rank = torch.empty_like(rank_sorted).index_copy(0, order, rank_sorted)
-    slot = (last_block - blocks)[batch] * block_size + rank
+    slot = (last_block - blocks)[batch] * block_size + _rank_in_graph(batch, counts)
     block_number = torch.arange(num_blocks, device=batch.device)
     graph = torch.searchsorted(last_block, block_number, right=True).clamp(max=num_graphs - 1)
     return GraphBlocks(slot, graph, num_graphs, num_blocks, block_size, one_each)
@@ -109,3 +132,85 @@ def center_positions(positions: Tensor, batch: Tensor, num_graphs: int) -> Tenso
     total = constant.new_zeros([num_graphs, 3]).index_add(0, batch, constant)
     mean = total / atoms_per_graph(batch, num_graphs).clamp(min=1).unsqueeze(1)
     return positions - mean.index_select(0, batch)
+
+
+class PairBlocks(NamedTuple):
+    """B graphs of similar size, each in a block of b slots, for sums over all pairs of atoms of a graph."""
+
+    atoms: Tensor  # (n,) the atoms of these graphs
+    slot: Tensor  # (n,) index of each in the B b slots
+    num_blocks: int
+    block_size: int
+    in_order: bool  # these are all atoms of the batch, each in the slot of its own number: blocks are a view
+    same: Optional[Tensor]  # (N, N) where one block holds several graphs: true for pairs of the same graph
+
+
+def pair_blocks(batch: Tensor, sizes: List[int], largest: int, pairs_per_layout: int = 4000) -> List[PairBlocks]:
+    """Lays out graphs for sums over pairs; those of similar size share a layout.
+
+    Args:
+        batch: (N,) graph of each atom, in any order.
+        sizes: number of atoms of each of the G graphs.
+        largest: graphs with more atoms than this are left out.
+        pairs_per_layout: so many pairs with an empty slot cost as much as another layout.
+    """
+    num_atoms, num_graphs = batch.shape[0], len(sizes)
+    number = torch.arange(num_atoms, device=batch.device)
+    if num_atoms == 0:  # one empty slot, so that the result hangs together with the arguments as for other sizes
+        return [PairBlocks(number, number, 1, 1, False, None)]
+    by_size: List[Tuple[int, int]] = []
+    for graph in range(num_graphs):
+        if 0 < sizes[graph] <= largest:
+            by_size.append((-sizes[graph], graph))
+    by_size.sort()
+    groups: List[List[int]] = []
+    empty = 0
+    for entry in by_size:
+        graph = entry[1]
+        if len(groups) > 0:
+            largest_here = sizes[groups[-1][0]]
+            empty += largest_here * largest_here - sizes[graph] * sizes[graph]
+        if len(groups) == 0 or empty > pairs_per_layout:
+            groups.append([graph])
+            empty = 0
+        else:
+            groups[-1].append(graph)
+
+    in_order = bool((batch[1:] >= batch[:-1]).all().item())
+    if len(groups) == 1 and num_atoms == num_graphs * sizes[groups[0][0]] and in_order:
+        return [PairBlocks(number, number, num_graphs, sizes[groups[0][0]], True, None)]
+    counts = torch.tensor(sizes, dtype=torch.long, device=batch.device)
+    rank = _rank_in_graph(batch, counts)
+    layout: List[PairBlocks] = []
+    for group in groups:
+        block = torch.full([num_graphs], -1, dtype=torch.long, device=batch.device)
+        block[torch.tensor(group, dtype=torch.long, device=batch.device)] = torch.arange(len(group), device=batch.device)
+        block_of_atom = block[batch]
+        atoms = torch.nonzero(block_of_atom >= 0)[:, 0]
+        block_size = sizes[group[0]]
+        slot = block_of_atom[atoms] * block_size + rank[atoms]
+        layout.append(PairBlocks(atoms, slot, len(group), block_size, False, None))
+    return layout
+
+
+def dense_pairs(batch: Tensor) -> List[PairBlocks]:
+    """All N² pairs of the batch in one block with those of different graphs marked: needs no look at the sizes."""
+    number = torch.arange(batch.shape[0], device=batch.device)
+    return [PairBlocks(number, number, 1, batch.shape[0], True, batch.unsqueeze(1) == batch)]
+
+
+def to_pair_blocks(x: Tensor, blocks: PairBlocks) -> Tensor:
+    """(N, D) -> (B, b, D), empty slots zero."""
+    if not blocks.in_order:
+        empty = x.new_zeros([blocks.num_blocks * blocks.block_size, x.shape[1]])
+        x = empty.index_copy(0, blocks.slot, x.index_select(0, blocks.atoms))
+    return x.reshape(blocks.num_blocks, blocks.block_size, x.shape[1])
+
+
+def from_pair_blocks(found: List[Tensor], layout: List[PairBlocks], num_atoms: int) -> Tensor:
+    """One (B b, D) for each layout -> (N, D), zero for atoms in none of them."""
+    if layout[0].in_order:
+        return found[0]
+    rows = torch.cat([found[i].index_select(0, layout[i].slot) for i in range(len(found))], dim=0)
+    atoms = torch.cat([blocks.atoms for blocks in layout], dim=0)
+    return rows.new_zeros([num_atoms, rows.shape[1]]).index_copy(0, atoms, rows)

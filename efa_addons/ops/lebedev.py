@@ -105,8 +105,8 @@ def lebedev_num_for(max_phase: float, tolerance: float, max_degree_sph: int = 0)
     largest = max(LEBEDEV_DEGREES)
     raise EFAError(
         f"no Lebedev grid up to {largest} points reaches tolerance={tolerance} at max_frequency={max_phase:.3f} "
-        f"(the error there is {quadrature_error(largest, max_phase, max_degree_sph):.1e}); lower max_frequency or raise "
-        "tolerance."
+        f"(the error there is {quadrature_error(largest, max_phase, max_degree_sph):.1e}); lower max_frequency, raise "
+        "tolerance, or use method: pairwise."
     )
 
 

@@ -138,7 +138,7 @@ class TestWarnings:
     @pytest.mark.parametrize("tensor_integration", [False, True])
     def test_one_warning_when_trained_frequencies_outgrow_the_grid(self, tensor_integration):
         options = {"tensor_integration": True, "ti_max_degree_sph": 3, "ti_max_degree": 0} if tensor_integration else {}
-        module = EuclideanFastAttention(4, max_length=3.0, frequencies_trainable=True, **options)
+        module = EuclideanFastAttention(4, max_length=3.0, method="quadrature", frequencies_trainable=True, **options)
         x, positions = torch.randn(2, 1, 1, 4), torch.randn(2, 3) / 3
         module(x, positions)
         with torch.no_grad():

@@ -114,12 +114,12 @@ def test_isolated_atoms_stay_what_they_are(changes, randomized):
 
 # A value other than CONFIG's for every option that a block reads.
 CHANGES = {
-    "max_length": 6.0, "max_frequency": 4.0, "tolerance": 1e-9, "lebedev_num": 6, "frequencies_trainable": True,
-    "parametrized": False, "num_features_qk": 6, "num_features_v": 3, "max_degree_qk": 1, "max_degree_v": 0,
-    "include_pseudotensors_qk": True, "include_pseudotensors_v": True, "activation": "gelu", "tensor_integration": True,
-    "ti_max_degree_sph": 2, "ti_max_degree": 0, "ti_include_pseudotensors": True, "ti_parametrize_coupling_paths": True,
-    "ti_degree_scaling_constants": (2.0, 0.5), "include_self": False, "normalization": 2.0, "use_bias": False,
-    "contraction": False, "mlp_features": 9, "emulate": True,
+    "max_length": 6.0, "max_frequency": 4.0, "method": "pairwise", "tolerance": 1e-9, "lebedev_num": 6,
+    "frequencies_trainable": True, "parametrized": False, "num_features_qk": 6, "num_features_v": 3, "max_degree_qk": 1,
+    "max_degree_v": 0, "include_pseudotensors_qk": True, "include_pseudotensors_v": True, "activation": "gelu",
+    "tensor_integration": True, "ti_max_degree_sph": 2, "ti_max_degree": 0, "ti_include_pseudotensors": True,
+    "ti_parametrize_coupling_paths": True, "ti_degree_scaling_constants": (2.0, 0.5), "include_self": False,
+    "normalization": 2.0, "use_bias": False, "contraction": False, "mlp_features": 9, "emulate": True,
 }  # fmt: skip
 
 
@@ -129,7 +129,11 @@ def test_every_option_is_listed_above():
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_every_option_reaches_the_block(name, atoms, randomized):
-    base = CONFIG.replace(tensor_integration=name.startswith("ti_"), lebedev_num=None if name == "tolerance" else 26)
+    base = CONFIG.replace(
+        tensor_integration=name.startswith("ti_"), lebedev_num=None if name in ("tolerance", "method") else 26
+    )
+    if name in ("tolerance", "method"):  # auto would take pairs for both, and a fine grid would equal them
+        base = base.replace(method="quadrature", tolerance=0.1)
     structure, x = atoms(4, 3), torch.randn(7, 32)
     seen = []
     for config in (base, base.replace(**{name: CHANGES[name]})):

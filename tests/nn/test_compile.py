@@ -29,6 +29,8 @@ def block(**options):
 MODULES = {
     "attention": attention,
     "tensor integration": lambda: attention(**COUPLED),
+    "pairwise": lambda: attention(lebedev_num=None, method="pairwise"),
+    "pairwise tensor integration": lambda: attention(**{**COUPLED, "lebedev_num": None, "method": "pairwise"}),
     "block": lambda: block(include_self=False),
     "block with tensor integration": lambda: block(tensor_integration=True),
 }
@@ -66,7 +68,17 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", ["tensor integration", "block", slow("attention"), slow("block with tensor integration")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tensor integration",
+        "block",
+        "pairwise tensor integration",
+        slow("pairwise"),
+        slow("attention"),
+        slow("block with tensor integration"),
+    ],
+)
 def test_export(name, atoms, randomized):
     module = randomized(MODULES[name]())
     eager, num_atoms = WithPointers(module), Dim("num_atoms", min=2)
@@ -79,7 +91,12 @@ def test_export(name, atoms, randomized):
 
 @pytest.mark.parametrize(
     ("name", "backend"),
-    [("block", "eager"), ("tensor integration", "eager"), *(slow(name, "aot_eager") for name in MODULES)],
+    [
+        ("block", "eager"),
+        ("tensor integration", "eager"),
+        ("pairwise", "eager"),
+        *(slow(name, "aot_eager") for name in MODULES),
+    ],
 )
 def test_compile(name, backend, atoms, randomized):
     torch.compiler.reset()

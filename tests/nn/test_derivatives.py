@@ -17,13 +17,15 @@ SMALL = {
         "ti_max_degree_sph": 1, "ti_max_degree": 1, "ti_parametrize_coupling_paths": True,
     },
 }  # fmt: skip
+FORMS = [{"lebedev_num": 14}, {"method": "pairwise"}]
 COINCIDENT = torch.tensor([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.5, -1.0, 0.7]], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("positions", [torch.eye(3, dtype=torch.float64), COINCIDENT], ids=["apart", "coincident"])
 @pytest.mark.parametrize("options", SMALL.values(), ids=list(SMALL))
-def test_derivatives_are_numerically_right(options, positions, randomized):
-    module = randomized(EuclideanFastAttention(**options, max_length=5.0, lebedev_num=14, tolerance=0.1))
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_derivatives_are_numerically_right(options, form, positions, randomized):
+    module = randomized(EuclideanFastAttention(**options, **form, max_length=5.0, tolerance=0.1))
     names = [name for name, _ in module.named_parameters() if name.endswith(("bias", "frequencies", "couple.weight"))]
     parameters = [dict(module.named_parameters())[name].detach() for name in names]
 
@@ -38,8 +40,9 @@ def test_derivatives_are_numerically_right(options, positions, randomized):
 
 
 @pytest.mark.parametrize("sizes", [(0,), (1,), (1, 0, 3), (2, 2)], ids=str)
-def test_derivatives_are_finite_for_lonely_and_coincident_atoms(options, atoms, randomized, sizes):
-    module = randomized(EuclideanFastAttention(**options, max_length=5.0, lebedev_num=14))
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_derivatives_are_finite_for_lonely_and_coincident_atoms(options, form, atoms, randomized, sizes):
+    module = randomized(EuclideanFastAttention(**options, **form, max_length=5.0))
     _, batch, num_graphs = atoms(*sizes)
     positions = torch.ones(len(batch), 3, requires_grad=True)
     x = torch.randn(len(batch), *module.input_shape, requires_grad=True)
@@ -58,8 +61,9 @@ def silent(module):
     return names
 
 
-def test_every_parameter_of_the_attention_learns(options, atoms, randomized):
-    module = randomized(EuclideanFastAttention(**options, max_length=5.0, lebedev_num=26, frequencies_trainable=True))
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_every_parameter_of_the_attention_learns(options, form, atoms, randomized):
+    module = randomized(EuclideanFastAttention(**options, **form, max_length=5.0, frequencies_trainable=True))
     out = module(torch.randn(7, *module.input_shape), *atoms(4, 3))
     (out * torch.randn_like(out)).sum().backward()
     assert silent(module) == []

@@ -53,7 +53,7 @@ def error(module, structure, rotation, turn_features=True, turn_positions=True):
 @pytest.mark.parametrize("parity", ROTATIONS.values(), ids=list(ROTATIONS))
 @pytest.mark.parametrize(("grid", "bound"), [({"tolerance": 1e-6}, 1e-5), ({"lebedev_num": 302}, 1e-10)], ids=str)
 def test_equivariant_up_to_max_length(case, atoms, randomized, grid, bound, parity):
-    module = randomized(EuclideanFastAttention(**case, max_length=4.0, **grid))
+    module = randomized(EuclideanFastAttention(**case, max_length=4.0, method="quadrature", **grid))
     assert error(module, atoms(5, 1, 4, diameter=4.0), parity * o3.rand_matrix()) < bound
 
 
@@ -74,9 +74,14 @@ def test_not_equivariant_beyond_the_grid(case, atoms, randomized, too_far):
 
 
 def test_not_equivariant_beyond_max_length(case, atoms, randomized):
-    module = randomized(EuclideanFastAttention(**case, max_length=4.0, tolerance=1e-5))
+    module = randomized(EuclideanFastAttention(**case, max_length=4.0, tolerance=1e-5, method="quadrature"))
     with pytest.warns(EFAWarning, match="rotational invariance is no longer promised"):
         assert error(module, atoms(8, diameter=24.0), o3.rand_matrix()) > 1e-3
+
+
+def test_pairs_are_equivariant_at_any_distance(case, atoms, randomized):
+    module = randomized(EuclideanFastAttention(**case, max_length=4.0, max_frequency=5.0, method="pairwise"))
+    assert error(module, atoms(8, 1, 5, diameter=40.0), -o3.rand_matrix()) < 1e-12
 
 
 def test_inversion_alone_is_exact_on_any_grid(case, atoms, randomized):

@@ -14,6 +14,7 @@ BLOCKS = {
     "default": {},
     "trained frequencies": {"frequencies_trainable": True, "activation": "shifted_softplus", "max_degree_qk": None},
     "tensor integration": {"tensor_integration": True, "ti_parametrize_coupling_paths": True, "include_self": False},
+    "auto": {"lebedev_num": None},
     "plain": {"contraction": False, "use_bias": False, "parametrized": False},
     "emulate": {"emulate": True},
 }
@@ -39,14 +40,21 @@ def assert_scripted_equals_eager(module, shape, atoms):
     assert torch.allclose(scripted(x, positions), module(x, positions))
 
 
-def test_attention(options, atoms, randomized):
-    module = randomized(EuclideanFastAttention(**options, max_length=5.0, lebedev_num=14))
+@pytest.mark.parametrize("form", [{"lebedev_num": 14}, {"method": "pairwise"}], ids=str)
+def test_attention(options, form, atoms, randomized):
+    module = randomized(EuclideanFastAttention(**options, **form, max_length=5.0))
+    assert_scripted_equals_eager(module, module.input_shape, atoms)
+
+
+def test_mixed_methods(atoms, randomized):
+    module = randomized(EuclideanFastAttention(4, 1, max_length=5.0, tolerance=0.1))
+    module.pairwise_up_to = 4
     assert_scripted_equals_eager(module, module.input_shape, atoms)
 
 
 @pytest.mark.parametrize("changes", BLOCKS.values(), ids=list(BLOCKS))
 def test_block(changes, atoms, randomized):
-    config = EFAConfig(max_length=5.0, num_features_qk=4, num_features_v=2, mlp_features=4, lebedev_num=14, **changes)
+    config = EFAConfig(max_length=5.0, num_features_qk=4, num_features_v=2, mlp_features=4, **{"lebedev_num": 14, **changes})
     block = randomized(EFABlock("4x0e+2x1o", "4x0e+4x1o", config))
     assert_scripted_equals_eager(block, (block.pack.dim,), atoms)
 

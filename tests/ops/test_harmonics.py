@@ -4,7 +4,7 @@ from math import sqrt
 
 import torch
 
-from efa_addons.ops.harmonics import spherical_harmonics
+from efa_addons.ops.harmonics import solid_harmonics, spherical_harmonics
 
 
 def test_components_up_to_degree_two():
@@ -21,3 +21,12 @@ def test_unit_norm_and_precision():
     norms = torch.stack([part.norm(dim=1) for part in values.split([1, 3, 5, 7, 9], dim=1)])
     assert (norms - 1).abs().max() < 1e-14
     assert spherical_harmonics(1, torch.randn(2, 3)).dtype == torch.float32
+
+
+def test_solid_harmonics_are_the_polynomials_of_the_spherical_ones():
+    r = torch.randn(20, 3, dtype=torch.float64)
+    powers = r.norm(dim=1, keepdim=True) ** torch.tensor([degree for degree in range(6) for _ in range(2 * degree + 1)])
+    solid = torch.stack(solid_harmonics(5, *r.unbind(1)), dim=1)
+    assert (solid - powers * spherical_harmonics(5, r)).abs().max() < 1e-13 * powers.max()
+    origin = torch.zeros(1, dtype=torch.float64)
+    assert torch.stack(solid_harmonics(3, origin, origin, origin)).flatten().tolist() == [1.0] + 15 * [0.0]

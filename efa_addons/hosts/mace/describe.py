@@ -26,7 +26,7 @@ def describe(model: nn.Module, atoms_per_graph: int | None = None, num_graphs: i
     if config.emulate:
         kind = "emulated (control)"
     else:
-        kind = f"{max(block.attention.lebedev_num for block in blocks)} Lebedev points"
+        kind = " and ".join(sorted({block.attention.describe_method() for block in blocks}))
     line = (
         f"EFA in {len(blocks)} of {len(model.products)} layers: {kind}, max_frequency {config.max_frequency:.4g}, "
         f"max_length {config.max_length:.4g} Å, {new} of {total} parameters"

@@ -1,0 +1,25 @@
+"""Which form of the attention is cheaper for a graph of n atoms: the quadrature, linear in n, or the sum over pairs."""
+
+from __future__ import annotations
+
+
+def pairwise_up_to(width_qk: int, width_v: int, num_frequencies: int, num_directions: int, max_degree_sph: int) -> int:
+    """The number of atoms up to which the sum over pairs is cheaper.
+
+    A training step (with forces) of a graph of n atoms takes about, in microseconds of one core in single precision,
+
+        quadrature  n M D_qk (0.18 + 0.0007 D_v)
+        pairs       n² [C (0.06 + 0.015 L_Y) + 0.05 (A - 1) + 0.0005 A D_v],    A = (L_Y + 1)²
+
+    fitted to `python -m benchmarks.attention_methods`, which shows both next to the choice. Only the ratio matters.
+
+    Args:
+        width_qk, width_v: D_qk and D_v, components times features.
+        num_frequencies: C.
+        num_directions: M, points of the grid.
+        max_degree_sph: L_Y, 0 without tensor integration.
+    """
+    components = (max_degree_sph + 1) ** 2
+    per_atom = num_directions * width_qk * (0.18 + 0.0007 * width_v)
+    per_pair = num_frequencies * (0.06 + 0.015 * max_degree_sph) + 0.05 * (components - 1) + 0.0005 * components * width_v
+    return max(1, int(per_atom / per_pair))
