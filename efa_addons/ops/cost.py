@@ -9,7 +9,7 @@ def pairwise_up_to(width_qk: int, width_v: int, num_frequencies: int, num_direct
     A training step (with forces) of a graph of n atoms takes about, in microseconds of one core in single precision,
 
         quadrature  n M D_qk (0.18 + 0.0007 D_v)
-        pairs       n² [C (0.06 + 0.015 L_Y) + 0.05 (A - 1) + 0.0005 A D_v],    A = (L_Y + 1)²
+        pairs       n² [C (0.075 + 0.02 L_Y) + 0.06 (A - 1) + 0.0006 A D_v],    A = (L_Y + 1)²
 
     fitted to `python -m benchmarks.attention_methods`, which shows both next to the choice. Only the ratio matters.
 
@@ -21,5 +21,5 @@ def pairwise_up_to(width_qk: int, width_v: int, num_frequencies: int, num_direct
     """
     components = (max_degree_sph + 1) ** 2
     per_atom = num_directions * width_qk * (0.18 + 0.0007 * width_v)
-    per_pair = num_frequencies * (0.06 + 0.015 * max_degree_sph) + 0.05 * (components - 1) + 0.0005 * components * width_v
+    per_pair = num_frequencies * (0.075 + 0.02 * max_degree_sph) + 0.06 * (components - 1) + 0.0006 * components * width_v
     return max(1, int(per_atom / per_pair))

@@ -23,9 +23,9 @@ from efa_addons.ops.graphs import PairBlocks, from_pair_blocks, to_pair_blocks
 from efa_addons.ops.harmonics import solid_harmonics
 from efa_addons.ops.tracing import tracing
 
-# Values of g_l handled at a time (2 MB in single precision, about a core's cache), and kept for the derivatives.
-_PART = 2**19
-_KEEP = 2**21
+# Values of g_l handled at a time (0.5 MB in single precision, in cache), and kept for the derivatives (one graph of 300 atoms).
+_PART = 2**17
+_KEEP = 2**20
 
 
 class _Kernel:
@@ -43,7 +43,7 @@ class _Kernel:
     def parts(self, order: int) -> Iterator[tuple[slice, slice, Tensor]]:
         """Blocks, rows and the values (C, blocks, rows, b) there."""
         for block in range(0, self.t.shape[0], self.blocks):
-            for row in range(0, self.t.shape[1], self.rows):
+            for row in range(0, max(1, self.t.shape[1]), self.rows):
                 values = self.kept.get((order, block, row))
                 blocks, rows = slice(block, block + self.blocks), slice(row, row + self.rows)
                 if values is None:
@@ -68,7 +68,7 @@ class _Weights(torch.autograd.Function):
         parts = []
         for blocks, rows, values in kernel.parts(order):
             products = torch.matmul(q[:, blocks, :, rows].transpose(2, 3), k[:, blocks])
-            parts.append((products * values).sum(0).flatten(0, 1))
+            parts.append(products.mul_(values).sum(0).flatten(0, 1))
         return (torch.cat(parts) if len(parts) > 1 else parts[0]).view(t.shape)
 
     @staticmethod

@@ -40,9 +40,15 @@ def assert_scripted_equals_eager(module, shape, atoms):
     assert torch.allclose(scripted(x, positions), module(x, positions))
 
 
-@pytest.mark.parametrize("form", [{"lebedev_num": 14}, {"method": "pairwise"}], ids=str)
-def test_attention(options, form, atoms, randomized):
-    module = randomized(EuclideanFastAttention(**options, **form, max_length=5.0))
+def test_attention(options, atoms, randomized):
+    module = randomized(EuclideanFastAttention(**options, max_length=5.0, lebedev_num=14))
+    assert_scripted_equals_eager(module, module.input_shape, atoms)
+
+
+def test_pairwise(atoms, randomized):
+    coupled = {"tensor_integration": True, "ti_max_degree_sph": 2, "ti_parametrize_coupling_paths": True}
+    options = {"max_length": 5.0, "method": "pairwise", "include_self": False, "frequencies_trainable": True}
+    module = randomized(EuclideanFastAttention(2, 1, **options, **coupled))
     assert_scripted_equals_eager(module, module.input_shape, atoms)
 
 

@@ -128,7 +128,7 @@ def test_periodic_structures_are_refused_by_their_pbc_flag(model, ethanol):
 
 
 def test_a_structure_beyond_max_length_warns_once(stock_model):
-    model = insert_efa(stock_model, CONFIG.replace(max_length=3.0, layers=[0]))
+    model = insert_efa(stock_model, CONFIG.replace(max_length=3.0, layers=[0], method="quadrature"))
     with pytest.warns(EFAWarning, match="rotational invariance is no longer promised") as caught:
         for _ in range(3):
             evaluate(model, molecule("CH3CH2OH"))
