@@ -39,8 +39,8 @@ def insert_efa(model: nn.Module, config: EFAConfig, seed: int | None = None, inp
         model: a ScaleShiftMACE (what `mace_run_train` makes and foundation models are).
         config: settings; max_length must be a number, in Å (`EFAConfig.resolve` where it is 'auto').
         seed: seed of the inner weights; none given: torch's generator. The global generator is left where it was.
-        inplace: change `model` itself. A model for torch.compile (from mace.tools.compile.prepare) needs it, because copying turns
-            e3nn's code into TorchScript, which torch.compile cannot trace.
+        inplace: change `model` itself. A model for torch.compile (from mace.tools.compile.prepare) needs it, because copying
+            turns e3nn's code into TorchScript, which torch.compile cannot trace.
 
     Raises:
         EFAError: another kind of model, a model that has EFA already, or a layer that does not exist.
