@@ -32,22 +32,19 @@ def efa_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if ".efa." in name}
 
 
-def insert_efa(model: nn.Module, config: EFAConfig, seed: int | None = None) -> nn.Module:
+def insert_efa(model: nn.Module, config: EFAConfig, seed: int | None = None, inplace: bool = False) -> nn.Module:
     """A copy of a MACE model with zero-initialised EFA blocks: its energies, forces and stress are the same to the last bit.
 
     Args:
         model: a ScaleShiftMACE (what `mace_run_train` makes and foundation models are).
         config: settings; max_length must be a number, in Å (`EFAConfig.resolve` where it is 'auto').
         seed: seed of the inner weights; none given: torch's generator. The global generator is left where it was.
+        inplace: change `model` itself. A model for torch.compile (from mace.tools.compile.prepare) needs it, because copying
+            turns e3nn's code into TorchScript, which torch.compile cannot trace.
 
     Raises:
         EFAError: another kind of model, a model that has EFA already, or a layer that does not exist.
     """
-    return _attach(copy.deepcopy(model), config, seed)
-
-
-def _attach(model: nn.Module, config: EFAConfig, seed: int | None) -> nn.Module:
-    """`insert_efa` into the model itself."""
     if has_efa(model):
         raise EFAError("this model has EFA already; take it out first with strip_efa (`efa-addons strip`).")
     if type(model) is not ScaleShiftMACE:
@@ -64,6 +61,7 @@ def _attach(model: nn.Module, config: EFAConfig, seed: int | None) -> nn.Module:
     beyond = [layer for layer in layers if layer >= num_layers]
     if beyond:
         raise EFAError(f"layers {beyond} do not exist: the model has the layers 0 to {num_layers - 1}.")
+    model = model if inplace else copy.deepcopy(model)
     like = next(model.parameters())
     with default_dtype(like.dtype), torch.random.fork_rng(devices=[]):
         if seed is not None:
@@ -97,14 +95,11 @@ def strip_efa(model: nn.Module) -> nn.Module:
 
 
 def graft_from(model: nn.Module, source: nn.Module) -> nn.Module:
-    """Puts the EFA blocks of `source`, weights included, into a stock model, which is returned.
-
-    Not into a copy: copying scripts e3nn's modules, and those of a model made for torch.compile must stay unscripted.
-    """
+    """A stock model, which is changed in place, with the EFA blocks of `source`, weights included."""
     config = efa_config(source)
     if config is None:
         raise EFAError(f"this {type(source).__name__} has no EFA to take over.")
-    grafted = _attach(model, config, seed=None)
+    grafted = insert_efa(model, config, inplace=True)
     weights = efa_parameters(source)
     with torch.no_grad():
         for name, parameter in efa_parameters(grafted).items():

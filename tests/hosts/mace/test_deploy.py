@@ -124,6 +124,22 @@ def test_outputs_that_would_lack_efa_are_refused(stock_model, ethanol, asked):
         assert evaluate(model, ethanol, **{asked: True})["edge_forces"] is not None
 
 
+def test_torch_compile_in_one_graph(stock_model, ethanol, double):
+    """What MACECalculator(compile_mode=...) and `mace.tools.compile` do, without inductor: rebuild, trace without a break."""
+    from mace.tools import compile as mace_compile
+    from mace.tools import scripts_utils
+
+    model = randomize(insert_efa(stock_model, EFAConfig(max_length=8.0)))
+    expected = evaluate(model, ethanol, training=True)
+    prepared = mace_compile.prepare(scripts_utils.extract_model)(model=model, map_location="cpu")
+    data = batch_of(model, ethanol)
+    data["positions"].requires_grad_(True)
+    found = torch.compile(prepared, backend="eager", fullgraph=True)(data, training=True)
+    torch.compiler.reset()
+    for name in ("energy", "forces"):
+        assert torch.allclose(found[name], expected[name], rtol=0, atol=1e-9), name
+
+
 def test_lammps_export_refuses_ghosts_and_periodic_images(trained, workspace, ethanol, monkeypatch):
     """What pair_mace passes with `no_domain_decomposition` on one rank is served; what it passes otherwise is refused."""
     from mace.cli import create_lammps_model

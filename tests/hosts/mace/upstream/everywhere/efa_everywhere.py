@@ -50,7 +50,7 @@ def look(data: Dict[str, Tensor], per_edge: bool) -> None:
         refuse(data, per_edge)
 
 
-def prepare(model: nn.Module) -> nn.Module:
+def prepare(model: nn.Module) -> None:
     """New blocks as the form wants them."""
     generator = torch.Generator().manual_seed(0)
     for parameter in efa_parameters(model).values():
@@ -59,7 +59,6 @@ def prepare(model: nn.Module) -> nn.Module:
             parameter.data.copy_(RANDOM_SIZE * values)
         else:
             parameter.register_hook(torch.zeros_like)
-    return model
 
 
 def constructed(init):
@@ -70,21 +69,20 @@ def constructed(init):
         init(self, *args, **options)
         caller = Path(sys._getframe(1).f_code.co_filename)
         if type(self) is ScaleShiftMACE and caller.name.startswith("test_"):
-            insert_in_place(self)
+            insert(self)
 
     return __init__
 
 
-def insert_in_place(model: ScaleShiftMACE) -> None:
+def insert(model: ScaleShiftMACE) -> None:
     note("efa")
-    model.__dict__ = prepare(insert_efa(model, CONFIG, seed=0)).__dict__
-    model.__class__ = efa_model.EFAScaleShiftMACE
+    prepare(insert_efa(model, CONFIG, seed=0, inplace=True))
 
 
 def mace(**options) -> nn.Module:
     """mace.modules.MACE for tests: a ScaleShiftMACE that scales by one and shifts by zero is the same function."""
     model = ScaleShiftMACE(atomic_inter_scale=1.0, atomic_inter_shift=0.0, **options)
-    insert_in_place(model)
+    insert(model)
     return model
 
 
