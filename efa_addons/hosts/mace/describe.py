@@ -26,7 +26,9 @@ def describe(model: nn.Module, atoms_per_graph: int | None = None, num_graphs: i
     if config.emulate:
         kind = "emulated (control)"
     else:
-        kind = " and ".join(sorted({block.attention.describe_method() for block in blocks}))
+        methods = [block.attention.describe_method() for block in blocks]
+        same = len(set(methods)) == 1
+        kind = methods[0] if same else "; ".join(f"block {i}: {method}" for i, method in enumerate(methods))
     line = (
         f"EFA in {len(blocks)} of {len(model.products)} layers: {kind}, max_frequency {config.max_frequency:.4g}, "
         f"max_length {config.max_length:.4g} Å, {new} of {total} parameters"

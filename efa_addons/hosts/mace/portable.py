@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import mace
@@ -57,7 +58,8 @@ def from_portable(portable: PortableModel) -> nn.Module:
     neighbors = settings.pop("avg_num_neighbors_of_layers")
     state = portable.state_dict
     dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
-    with default_dtype(dtype), torch.random.fork_rng(devices=[]):
+    with default_dtype(dtype), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # MACE and TorchScript about themselves
         model: nn.Module = ScaleShiftMACE(**settings)
         for block, number in zip(model.interactions, neighbors, strict=True):
             block.avg_num_neighbors = number
