@@ -14,6 +14,7 @@ from efa_addons.config import EFAConfig
 from efa_addons.hosts.mace.insert import efa_config, efa_parameters
 from efa_addons.hosts.mace.probe import batch_of, probe
 from efa_addons.memory import predict_memory
+from efa_addons.nn import EuclideanFastAttention
 
 
 def describe(model: nn.Module, atoms_per_graph: int | None = None, num_graphs: int = 1, device: str = "cpu") -> str:
@@ -26,9 +27,7 @@ def describe(model: nn.Module, atoms_per_graph: int | None = None, num_graphs: i
     if config.emulate:
         kind = "emulated (control)"
     else:
-        methods = [block.attention.describe_method() for block in blocks]
-        same = len(set(methods)) == 1
-        kind = methods[0] if same else "; ".join(f"block {i}: {method}" for i, method in enumerate(methods))
+        kind = _method([block.attention for block in blocks])
     line = (
         f"EFA in {len(blocks)} of {len(model.products)} layers: {kind}, max_frequency {config.max_frequency:.4g}, "
         f"max_length {config.max_length:.4g} Å, {new} of {total} parameters"
@@ -38,6 +37,15 @@ def describe(model: nn.Module, atoms_per_graph: int | None = None, num_graphs: i
         size = predict_memory(blocks, atoms_per_graph, num_graphs) / 2**20
         line += f", {size:.3g} MiB in a training step of {num_graphs} x {atoms_per_graph} atoms"
     return line
+
+
+def _method(attentions: Sequence[EuclideanFastAttention]) -> str:
+    """The method of all layers; what differs between them as a range."""
+    limits = sorted({attention.pairwise_up_to for attention in attentions})
+    if len(limits) == 1:
+        return attentions[0].describe_method()
+    points = max(attention.lebedev_num for attention in attentions)
+    return f"pairwise up to {limits[0]} to {limits[-1]} atoms (by layer), else {points} Lebedev points"
 
 
 def inspect(model: nn.Module, structures: Sequence[Atoms] | None = None) -> str:
