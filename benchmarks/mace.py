@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase import Atoms
-from e3nn import o3
 from mace import modules as mace_modules
 from rich.console import Console
 from rich.table import Table
 
 from efa_addons import EFAConfig
+from efa_addons._e3nn import Irreps
 from efa_addons.hosts.mace import insert_efa
 from efa_addons.hosts.mace.probe import batch_of
 from efa_addons.memory import PeakMemory
@@ -52,8 +52,8 @@ def stock_model(channels: int) -> torch.nn.Module:
         interaction_cls_first=blocks["RealAgnosticResidualInteractionBlock"],
         num_interactions=2,
         num_elements=2,
-        hidden_irreps=o3.Irreps(f"{channels}x0e+{channels}x1o"),
-        MLP_irreps=o3.Irreps("16x0e"),
+        hidden_irreps=Irreps(f"{channels}x0e+{channels}x1o"),
+        MLP_irreps=Irreps("16x0e"),
         gate=torch.nn.functional.silu,
         atomic_energies=np.zeros(2),
         avg_num_neighbors=20.0,

@@ -102,14 +102,16 @@ class TestTrainedEFA(_OnEFA):
         r_max = self._r_max_from_model(instance)
         assert pair_force(0, 1, 1.1 * r_max, 1.5 * r_max).abs().max() > 0
 
-    def test_partial_force_smoothness(self, model, partial_model, device, partial_pair_force, zero_prior_at_init):
+    def test_partial_force_smoothness(self, model, device, pair_force, zero_prior_at_init):
         """Asserts that forces end at the cutoff: EFA's do not."""
-        _, config, _ = model
+        instance, config, _ = model
         if config["mode"] == "sequential":
-            return super().test_partial_force_smoothness(model, partial_model, device, partial_pair_force, zero_prior_at_init)
+            return super().test_partial_force_smoothness(model, device, pair_force, zero_prior_at_init)
+        r_max = self._r_max_from_model(instance)
+        assert pair_force(0, 1, 1.1 * r_max, 1.5 * r_max, partial=True)[0].abs().max() > 0
 
     def test_embedding_cutoff(self, model, device):
-        """Asserts that an atom beyond the cutoff has no part in the energy: with EFA it has."""
         _, config, _ = model
-        if config["mode"] == "sequential":
-            return super().test_embedding_cutoff(model, device)
+        if config["mode"] == "parallel":
+            pytest.skip("asserts that an atom beyond the cutoff has no part in the energy: with EFA it has")
+        super().test_embedding_cutoff(model, device)
