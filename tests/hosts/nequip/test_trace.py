@@ -20,10 +20,13 @@ def frames(batched: bool) -> AtomicDataDict.Type:
     return {key: data[key] for key in keep if key in data}
 
 
-@pytest.mark.parametrize("batched", [True, False], ids=["batch", "one structure"])
-@pytest.mark.parametrize("efa", [{}, {"tensor_integration": True}, {"include_self": False}], ids=str)
-def test_trace_equals_eager_also_for_other_sizes(efa, batched):
-    model = randomize(with_efa(efa, num_layers=2))
+@pytest.mark.parametrize(
+    ("batched", "efa"),
+    [(True, {"include_self": False}), (False, {"tensor_integration": True})],
+    ids=["batch", "one structure"],
+)
+def test_trace_equals_eager_also_for_other_sizes(batched, efa):
+    model = randomize(with_efa(efa, num_layers=1))
     data = frames(batched)
     fields, weights = list(data), dict(model.model.named_parameters()) | dict(model.model.named_buffers())
     wrapped = ListInputOutputStateDictWrapper(model.model, fields, OUTPUTS, list(weights))
