@@ -219,7 +219,8 @@ def _attend_block(
 ) -> Tensor:
     """`attend_pairs_harmonics` of one layout: (B, b, (L_Y+1)^2 K_v F_v)."""
     max_degree = len(degree_constants) - 1
-    points = to_pair_blocks(positions, blocks).transpose(1, 2)
+    # Not transposed: hosts call view on the forces, and the gradient would not be contiguous.
+    points = torch.stack(to_pair_blocks(positions, blocks).unbind(2), dim=1)
     between = points.unsqueeze(3) - points.unsqueeze(2)
     queries, keys, values = _by_frequency(q, blocks), _by_frequency(k, blocks), to_pair_blocks(v.flatten(1), blocks)
     scaled: List[Tensor] = []

@@ -73,6 +73,15 @@ def test_batch_equals_single_graphs(make, atoms):
         assert (together[mine] - module(x[mine], positions[mine])).abs().max() < 1e-12 * together.abs().max()
 
 
+@pytest.mark.parametrize("method", ["quadrature", "pairwise"])
+def test_forces_are_contiguous(make, atoms, method):
+    """Hosts call view on them; a single graph is laid out without a copy."""
+    module = make(method)
+    positions = (0.5 * torch.randn(10, 3)).requires_grad_()
+    out = module(torch.randn(10, *module.input_shape), positions)
+    assert torch.autograd.grad(out.sum(), positions)[0].is_contiguous()
+
+
 def test_sizes_that_must_not_be_looked_at(make, atoms, monkeypatch):
     """There auto is the quadrature, and a pinned pairwise is right."""
     structure = atoms(3, 1, 5)

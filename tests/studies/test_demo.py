@@ -25,7 +25,7 @@ def test_quick_demo_from_data_to_plot(tmp_path, capsys, monkeypatch):
     assert len((folder / "table.md").read_text().splitlines()) == 5
     assert (folder / "profile.png").stat().st_size > 10_000
     log = (folder / "runs" / "mace_efa" / "log.txt").read_text()
-    assert "EFA in 2 of 2 layers: 50 Lebedev points" in log
+    assert "EFA in 2 of 2 layers: pairwise up to" in log
 
     # Finished runs are not repeated; a failing one shows its command and the end of its log, and leaves the others alone.
     monkeypatch.setattr(demo, "COMMAND", ("false",))

@@ -1,4 +1,4 @@
-"""Models with EFA under NequIP's tracer, which records twice with other sizes and wants the same graph: the way to compilation."""
+"""Models with EFA under NequIP's tracer, which records twice with other sizes and wants the same graph: before compilation."""
 
 from __future__ import annotations
 
