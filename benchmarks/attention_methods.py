@@ -6,18 +6,11 @@ of one thread, the least over alternating repetitions, divided by the number of 
 
 from __future__ import annotations
 
-import argparse
-import csv
-import platform
-import time
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.common import least, options, show
 from efa_addons import EuclideanFastAttention
 
 # Widths of q and k and of v, degree of q and k, highest degree of Y (tensor integration); the layer has degree 0 and 1.
@@ -62,26 +55,8 @@ def training_step(module: torch.nn.Module, positions: torch.Tensor, batch: torch
     return run
 
 
-def least(tasks: list[Callable[[], None]], repeats: int) -> list[float]:
-    """Least process time (s) of each, in alternation."""
-    times = [float("inf")] * len(tasks)
-    for _ in range(repeats):
-        for i, run in enumerate(tasks):
-            start = time.process_time()
-            run()
-            times[i] = min(times[i], time.process_time() - start)
-    return times
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=8)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: that it runs, not how fast")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    args = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+    args = options(__doc__, repeats=8).parse_args()
     rows = []
     for width_qk, width_v, degree_qk, degree_sph in SETTINGS[::3] if args.quick else SETTINGS:
         for num_atoms in [2, 5] if args.quick else SIZES:
@@ -103,15 +78,7 @@ def main() -> None:
                 + [f"{times[0] / times[1]:.2f}", f"{choice} (up to {made['auto'].pairwise_up_to})"]
             )
     head = ["D_qk", "D_v", "degree of Y", "points", "atoms", "quadrature (ms)", "pairwise (ms)", "ratio", "auto takes"]
-    table = Table(*head, title="training step of one graph, float32, one thread")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=120).print(table)
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / f"attention_methods_{platform.machine()}_cpu{'_quick' if args.quick else ''}.csv"
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([head, *rows])
-    print(path)
+    show("attention_methods", "training step of one graph, float32, one thread", head, rows, args)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,19 @@
 """What EFA costs in MACE: `python -m benchmarks.mace` times MACE with EFA over MACE without, side by side in one run.
 
-Times are process times of one thread, medians over alternating repetitions, so that a busy machine disturbs both alike.
-Memory is that of all tensors alive at the worst moment.
+Times are process times of one thread, the least over alternating repetitions. Memory is that of all tensors alive at the worst moment.
 Gate: a freshly inserted EFA must not change the energy, or nothing is timed.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import platform
-import time
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from ase import Atoms
 from mace import modules as mace_modules
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.common import least, options, show
 from efa_addons import EFAConfig
 from efa_addons._e3nn import Irreps
 from efa_addons.hosts.mace import insert_efa
@@ -76,18 +68,6 @@ def task(model: torch.nn.Module, batch: dict[str, torch.Tensor], training: bool)
     return run
 
 
-def medians(tasks: list[Callable[[], None]], repeats: int) -> list[float]:
-    """Median process time (s) of each, in alternation."""
-    times: list[list[float]] = [[] for _ in tasks]
-    for repeat in range(repeats + 1):
-        for i, run in enumerate(tasks):
-            start = time.process_time()
-            run()
-            if repeat:  # the first round warms up
-                times[i].append(time.process_time() - start)
-    return [float(np.median(t)) for t in times]
-
-
 def peak_memory(run: Callable[[], None]) -> int:
     """Bytes of all tensors alive at the worst moment of a task; parameters, which are there before it, are not in it."""
     with PeakMemory() as memory:
@@ -96,15 +76,9 @@ def peak_memory(run: Callable[[], None]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, repeats=5)
     parser.add_argument("--channels", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: that it runs, not how fast")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
     sizes = [(4, 2), (20, 1)] if args.quick else [(20, 16), (1000, 1)]
     rows = []
     for num_atoms, num_graphs in sizes:
@@ -119,23 +93,14 @@ def main() -> None:
         if not torch.equal(*energies):
             raise SystemExit(f"gate: inserting EFA changed the energy, {energies[0].tolist()} to {energies[1].tolist()}")
         for name, training in (("inference", False), ("training step", True)):
-            plain, efa = medians(
-                [task(stock, batch, training), task(with_efa, batch, training)], 1 if args.quick else args.repeats
-            )
-            peaks = [peak_memory(task(model, batch, training)) / 2**20 for model in (stock, with_efa)]
+            tasks = [task(model, batch, training) for model in (stock, with_efa)]
+            plain, efa = least(tasks, 1 if args.quick else args.repeats)
+            peaks = [peak_memory(run) / 2**20 for run in tasks]
             times = [f"{plain:.3f}", f"{efa:.3f}", f"{efa / plain:.2f}"]
             memory = [f"{peaks[0]:.0f}", f"{peaks[1]:.0f}", f"{peaks[1] / peaks[0]:.2f}"]
             rows.append([f"{num_graphs} x {num_atoms} atoms", name, *times, *memory])
     head = ["structures", "task", "MACE (s)", "+ EFA (s)", "time ratio", "MACE (MiB)", "+ EFA (MiB)", "memory ratio"]
-    table = Table(*head, title=f"{args.channels} channels, float32, one thread")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / f"mace_{platform.machine()}_cpu{'_quick' if args.quick else ''}.csv"
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([head, *rows])
-    print(path)
+    show("mace", f"{args.channels} channels, float32, one thread", head, rows, args)
 
 
 if __name__ == "__main__":
