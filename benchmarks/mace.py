@@ -1,7 +1,7 @@
 """What EFA costs in MACE: `python -m benchmarks.mace` times MACE with EFA over MACE without, side by side in one run.
 
-Times are process times of one thread, the least over alternating repetitions. Memory is that of all tensors alive at the worst moment.
-Gate: a freshly inserted EFA must not change the energy, or nothing is timed.
+Times are process times of one thread, the least over alternating repetitions. Memory is that of all tensors
+alive at the worst moment. Gate: a freshly inserted EFA must not change the energy, or nothing is timed.
 """
 
 from __future__ import annotations
