@@ -77,7 +77,8 @@ def _peak(blocks: Sequence[EFABlock], atoms_per_graph: int, num_graphs: int, tra
         for block in blocks:
             x = positions.new_zeros([positions.shape[0], block.pack.dim]).requires_grad_()
             energy = energy + (block(x, positions, batch, num_graphs) ** 2).sum()
-        (forces,) = torch.autograd.grad(energy, [positions], create_graph=training)
+        (forces,) = torch.autograd.grad(energy, [positions], create_graph=training, allow_unused=True)
         if training:
-            torch.autograd.grad(energy + (forces**2).sum(), weights, allow_unused=True)
+            loss = energy if forces is None else energy + (forces**2).sum()  # none from emulated blocks, which see no positions
+            torch.autograd.grad(loss, weights, allow_unused=True)
     return memory.peak

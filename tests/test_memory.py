@@ -47,6 +47,12 @@ def test_prediction_is_within_a_fifth_of_what_is_allocated(blocks, training, ato
     assert predicted == pytest.approx(allocated(step), rel=0.2)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_emulated_blocks_which_see_no_positions(training):
+    block = EFABlock("8x0e+8x1o", "8x0e", EFAConfig(max_length=12.0, emulate=True))
+    assert predict_memory([block], 10, 2, training) > 0
+
+
 def test_nothing_is_left_behind(blocks):
     predict_memory(blocks, 10, 2)
     assert all(parameter.grad is None for block in blocks for parameter in block.parameters())
