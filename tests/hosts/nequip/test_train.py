@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import ase.io
@@ -13,40 +10,11 @@ import pytest
 import torch
 import yaml
 from nequip.integrations.ase import NequIPCalculator
-from nequip.model import ModelFromCheckpoint, ModelFromPackage
-from nequip.utils.global_state import set_global_state
+from nequip_programs import ROOT, SMALL, run, saved, train
 from nequip_support import batch_of, evaluate
 
 from efa_addons import EFAError
 from efa_addons.hosts.nequip import NequIPEFACalculator, efa_config, efa_parameters, has_efa
-
-ROOT = Path(__file__).parents[3]
-QUICK = ["trainer.max_epochs=2", "++trainer.enable_progress_bar=false", "++trainer.enable_model_summary=false"]
-SMALL = [
-    "training_module.model.num_features=4",
-    "training_module.model.radial_mlp_width=8",
-    "training_module.model.num_layers=2",
-]
-
-
-def run(*command: str, cwd: Path, check: bool = True, **environment: str) -> str:
-    """Output and errors of a command of this environment."""
-    program = Path(sys.executable).parent / command[0]
-    env = {**os.environ, "PYTHONWARNINGS": "ignore", **environment}
-    done = subprocess.run([str(program), *command[1:]], cwd=cwd, env=env, capture_output=True, text=True)
-    text = done.stdout + done.stderr
-    assert not check or done.returncode == 0, text[-4000:]
-    return text
-
-
-def train(
-    workspace: Path, name: str, config: str, *overrides: str, check: bool = True, configs: Path = ROOT / "configs" / "nequip"
-) -> tuple[Path, str]:
-    """Runs a shipped configuration; returns the folder of the run and what it printed."""
-    folder = workspace / name
-    command = ["nequip-train", "-cp", str(configs), "-cn", config, f"hydra.run.dir={folder}"]
-    text = run(*command, f"data_file={workspace / 'train.xyz'}", *QUICK, *overrides, cwd=workspace, check=check)
-    return folder, text
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +30,6 @@ def package(fresh, workspace) -> Path:
     path = workspace / "efa.nequip.zip"
     run("nequip-package", "build", str(fresh / "best.ckpt"), str(path), cwd=workspace)
     return path
-
-
-def saved(path: Path) -> torch.nn.Module:
-    set_global_state(allow_tf32=False)
-    model = (ModelFromPackage if path.suffix == ".zip" else ModelFromCheckpoint)(str(path))
-    return (next(iter(model.values())) if isinstance(model, torch.nn.ModuleDict) else model).eval()
 
 
 def test_the_tutorial_trains_efa(fresh, workspace):
