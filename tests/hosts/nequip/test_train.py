@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import ase.io
 import pytest
@@ -137,6 +140,19 @@ def test_calculators(fresh, package, ethanol):
     ethanol.pbc = True
     with pytest.raises(EFAError, match="periodic"):
         ethanol.get_potential_energy()
+
+
+def test_preparing_for_mliap_is_refused(fresh, package, workspace, monkeypatch):
+    """nequip-prepare-lmp-mliap, with LAMMPS' Python package played by an empty class; NequIP's own models pass."""
+    for name in ("lammps", "lammps.mliap", "lammps.mliap.mliap_unified_abc"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules["lammps.mliap.mliap_unified_abc"].MLIAPUnified = type("MLIAPUnified", (), {})
+    program = importlib.import_module("nequip.integrations.lammps_mliap.create_lmp_mliap_file")
+    out = workspace / "refused.nequip.lmp.pt"
+    for model in (fresh / "best.ckpt", package):
+        with pytest.raises(ValueError, match="ML-IAP interface passes edge vectors only: compile"):
+            program.main([str(model), str(out)])
+    assert not out.exists()
 
 
 def test_shipped_configurations_have_all_sections():
