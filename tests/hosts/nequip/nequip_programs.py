@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import torch
@@ -49,10 +48,10 @@ def saved(path: Path) -> torch.nn.Module:
 
 
 def randomize_checkpoint(path: Path, size: float = 0.3) -> None:
-    """Random weights in the EFA blocks of a checkpoint, the same in the model and in its moving average."""
+    """Random weights in the EFA blocks of a checkpoint (without a moving average)."""
     content = torch.load(path, weights_only=False)
+    generator = torch.Generator().manual_seed(0)
     for name, value in content["state_dict"].items():
         if ".efa." in name:
-            generator = torch.Generator().manual_seed(zlib.crc32(name[name.index("layer") :].encode()))
             value.copy_(size * torch.randn(value.shape, generator=generator, dtype=torch.float64))
     torch.save(content, path)

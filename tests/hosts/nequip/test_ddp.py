@@ -10,7 +10,12 @@ from nequip_programs import SMALL, train
 
 SPLIT = [f"data.split_dataset.{part}={share}" for part, share in (("train", 0.67), ("val", 0.17), ("test", 0.16))]
 # In order, and by an optimizer that does not blow up rounding as Adam does.
-STEPS = ["training_module.model.model_dtype=float64", "data.train_dataloader.shuffle=false", "training_module.optimizer._target_=torch.optim.SGD", "run=[train]"]
+STEPS = [
+    "training_module.model.model_dtype=float64",
+    "data.train_dataloader.shuffle=false",
+    "training_module.optimizer._target_=torch.optim.SGD",
+    "run=[train]",
+]
 TWO = ["+trainer.devices=2", "+trainer.accelerator=cpu"]
 
 

@@ -43,6 +43,9 @@ def test_the_tutorial_trains_efa(fresh, workspace):
     assert 1.1 * largest < config.max_length <= 1.2 * largest + 1e-6 and config.normalization == 9.0
     last = [p for name, p in efa_parameters(model).items() if name.endswith(("mlp.2.weight", "out.weight"))]
     assert len(last) == 4 and all(p.abs().max() > 0 for p in last)
+    # what is loaded is the moving average
+    raw = torch.load(fresh / "best.ckpt", weights_only=False)["state_dict"]
+    assert all(not torch.equal(p, raw[f"model.sole_model.{name}"]) for name, p in efa_parameters(model).items())
 
 
 def test_contributions_are_logged(fresh, workspace):
