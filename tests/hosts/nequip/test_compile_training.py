@@ -12,9 +12,9 @@ from nequip_programs import SMALL, saved, train
 from efa_addons.hosts.nequip import efa_parameters
 
 pytestmark = pytest.mark.slow
-# Batches of four structures, four for validation: compiled are batches of two and more only.
-SPLIT = [f"data.split_dataset.{part}={share}" for part, share in (("train", 0.67), ("val", 0.33), ("test", 0))]
-STEPS = ["data.train_dataloader.batch_size=4", "trainer.max_epochs=3", "trainer.log_every_n_steps=1", "run=[train]"]
+# Six structures to train with in batches of three, and three for validation: batches of one would not be compiled.
+SPLIT = [f"data.split_dataset.{part}={share}" for part, share in (("train", 0.5), ("val", 0.25), ("test", 0.25))]
+STEPS = ["data.train_dataloader.batch_size=3", "trainer.max_epochs=3", "trainer.log_every_n_steps=1", "run=[train]"]
 # As its compiled form, the eager model is to take the quadrature.
 ONE_LAYER = ["training_module.model.num_layers=1", "+training_module.model.efa.method=quadrature"]
 NARROW = [f"training_module.model.efa.num_features_{of}=4" for of in ("qk", "v")]
