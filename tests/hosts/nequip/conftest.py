@@ -63,9 +63,3 @@ def compiled(far_sighted):
         return files[target]
 
     return make
-
-
-def pytest_collection_modifyitems(items) -> None:
-    for item in items:
-        if item.name.startswith("test_ase_compile"):  # NequIP's own test of nequip-compile
-            item.add_marker(pytest.mark.slow)
