@@ -20,8 +20,10 @@ def test_compiled_for_ase(far_sighted, compiled, ethanol):
     calculators = [c.from_compiled_model(str(compiled("ase")), **OPTIONS) for c in (NequIPEFACalculator, NequIPCalculator)]
     for atoms in (ethanol, molecule("H2O"), molecule("CH3OH")):
         energy, forces = package.get_potential_energy(atoms), package.get_forces(atoms)
+        package.reset()  # or it would remember the energy
         with without_efa(package.model):
-            assert abs(package.get_potential_energy(atoms.copy()) - energy) > 0.1
+            assert abs(package.get_potential_energy(atoms) - energy) > 0.1
+        package.reset()
         for calculator in calculators:
             # not equal to the last digit: the package takes the sum over pairs, the compiled model the grid
             assert calculator.get_potential_energy(atoms) == pytest.approx(energy, abs=1e-4)
