@@ -15,6 +15,8 @@ import torch
 from ase import Atoms
 from torch import Tensor, nn
 
+from efa_addons import EFAConfig
+
 
 class Output(NamedTuple):
     """Of G structures with N atoms: energies (G,) in eV, forces (N, 3) in eV/Å, dE/dstrain (G, 3, 3) in eV."""
@@ -29,11 +31,39 @@ class Case(ABC):
 
     adapter: ModuleType  # efa_addons.hosts.<name>
     suffix: str  # of the host's own file
+    too_slow_to_export: tuple[str, ...] = ()  # configurations that other tests of the host export
+    size = 0.4  # of random weights in the blocks
     tolerance = 1e-9  # of the host without EFA, for symmetries in float64
 
-    @abstractmethod
+    def __init__(self) -> None:
+        self._kept: dict[tuple, nn.Module] = {}
+
     def stock(self, dtype: torch.dtype = torch.float64) -> nn.Module:
-        """A small model of elements H, C, O, not trained, always the same."""
+        """A small model of elements H, C, O, not trained, always the same one: not to be changed."""
+        return self._keep((dtype,), lambda: self.build(dtype))
+
+    def with_efa(self, config: EFAConfig, dtype: torch.dtype = torch.float64) -> nn.Module:
+        """The stock model with EFA blocks of random weights, so that they say something: not to be changed."""
+        return self._keep((dtype, config), lambda: self.randomized(self.adapter.insert_efa(self.stock(dtype), config, seed=1)))
+
+    def randomized(self, model: nn.Module) -> nn.Module:
+        """Random weights in the EFA blocks, in place."""
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for name, parameter in self.adapter.efa_parameters(model).items():
+                if not name.endswith("frequencies"):
+                    parameter.copy_(self.size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+        return model
+
+    def _keep(self, key: tuple, make: Callable[[], nn.Module]) -> nn.Module:
+        """Made once: hosts take seconds to build a model."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    @abstractmethod
+    def build(self, dtype: torch.dtype) -> nn.Module:
+        """The stock model."""
 
     @abstractmethod
     def evaluate(

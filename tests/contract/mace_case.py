@@ -23,7 +23,7 @@ class MACECase(Case):
     adapter = mace
     suffix = ".model"
 
-    def stock(self, dtype=torch.float64):
+    def build(self, dtype):
         block = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
         with torch.random.fork_rng(), default_dtype(dtype):
             torch.manual_seed(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lightning
 import torch
 from case import CUTOFF, ELEMENTS, SHIFTS, Case, Output
 from nequip.data import AtomicDataDict, from_ase
@@ -20,10 +21,11 @@ OUTPUTS = [AtomicDataDict.TOTAL_ENERGY_KEY, AtomicDataDict.FORCE_KEY, AtomicData
 class NequIPCase(Case):
     adapter = nequip
     suffix = ".ckpt"
+    too_slow_to_export = ("default", "all degrees")  # minutes of tracing for three layers; tests/hosts/nequip trace one
     # NequIP's own weights of spherical harmonics and radial functions are rounded to single precision
     tolerance = 1e-6
 
-    def stock(self, dtype=torch.float64):
+    def build(self, dtype):
         set_global_state(allow_tf32=False)
         with torch.random.fork_rng():
             return NequIPGNNModel(**self._options(dtype)).eval()
@@ -86,7 +88,8 @@ class NequIPCase(Case):
             info_dict={"versions": {}, "training_module": {"_target_": "nequip.train.NequIPLightningModule"}},
         )
         module.model["sole_model"].load_state_dict(model.state_dict())
-        torch.save({"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}, path)
+        entries = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+        torch.save({**entries, "pytorch-lightning_version": lightning.__version__}, path)
 
     def calculate(self, path):
         return (

@@ -9,13 +9,13 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import molecule
-from case import CUTOFF, Case, Output
+from case import CUTOFF, Output
 from scipy.spatial.transform import Rotation
 from torch import nn
 
 from efa_addons import EFAConfig, EFAError, EFAWarning
 
-SMALL = EFAConfig(max_length=9.0, num_features_qk=4, num_features_v=4, mlp_features=8)
+SMALL = EFAConfig(max_length=9.0, normalization=4.0, num_features_qk=4, num_features_v=4, mlp_features=8)
 CONFIGS = {
     "default": SMALL,
     "all degrees": SMALL.replace(
@@ -32,20 +32,6 @@ def ethanol(seed: int = 0) -> Atoms:
     atoms = molecule("CH3CH2OH")
     atoms.rattle(0.05, seed=seed)
     return atoms
-
-
-def randomized(host: Case, model: nn.Module, size: float = 0.2) -> nn.Module:
-    """Random weights in the EFA blocks, so that they say something."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in host.adapter.efa_parameters(model).items():
-            if not name.endswith("frequencies"):
-                parameter.copy_(size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
-    return model
-
-
-def with_efa(host: Case, config: EFAConfig = SMALL, dtype: torch.dtype = torch.float64) -> nn.Module:
-    return randomized(host, host.adapter.insert_efa(host.stock(dtype), config, seed=1))
 
 
 def equal(first: Output, second: Output) -> bool:
@@ -67,8 +53,8 @@ def test_insertion_changes_not_one_bit(host, config, dtype):
     assert equal(before, host.evaluate(inserted, structures))
     assert host.adapter.has_efa(inserted) and not host.adapter.has_efa(stock)
     assert host.adapter.efa_config(inserted) == config and host.adapter.efa_config(stock) is None
-    after = host.evaluate(randomized(host, inserted), structures)
-    assert (after.energy - before.energy).abs().min() > 1e-4  # it could have
+    after = host.evaluate(host.randomized(inserted), structures)
+    assert (after.energy - before.energy).abs().max() > 1e-4  # it could have
 
 
 def test_insertion_is_reproducible_and_leaves_the_generator_alone(host):
@@ -84,7 +70,7 @@ def test_insertion_is_reproducible_and_leaves_the_generator_alone(host):
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_off_is_absent_and_strip_gives_the_host_back(host, config):
-    stock, model = host.stock(), with_efa(host, config)
+    stock, model = host.stock(), host.with_efa(config)
     expected, changed = host.evaluate(stock, [ethanol()]), host.evaluate(model, [ethanol()])
     assert not equal(expected, changed)
     with host.adapter.without_efa(model):
@@ -107,7 +93,7 @@ def moved(atoms: Atoms, improper: bool) -> tuple[Atoms, torch.Tensor]:
 @pytest.mark.parametrize("improper", [False, True], ids=["rotation", "reflection"])
 @pytest.mark.parametrize("name", ATTENDING)
 def test_rotations_reflections_and_translations(host, name, improper):
-    model = with_efa(host, CONFIGS[name])
+    model = host.with_efa(CONFIGS[name])
     turned, matrix = moved(ethanol(), improper)
     before, after = host.evaluate(model, [ethanol()]), host.evaluate(model, [turned])
     expected = Output(before.energy, before.forces @ matrix.T, matrix @ before.by_strain @ matrix.T)
@@ -115,7 +101,7 @@ def test_rotations_reflections_and_translations(host, name, improper):
 
 
 def test_a_grid_that_is_too_small_fails_the_test_of_rotations(host):
-    model = with_efa(host, SMALL.replace(lebedev_num=6, max_frequency=6.0))
+    model = host.with_efa(SMALL.replace(lebedev_num=6, max_frequency=6.0))
     turned, _ = moved(ethanol(), False)
     energies = [host.evaluate(model, [atoms]).energy.item() for atoms in (ethanol(), turned)]
     assert abs(energies[0] - energies[1]) > 100 * host.tolerance
@@ -123,7 +109,7 @@ def test_a_grid_that_is_too_small_fails_the_test_of_rotations(host):
 
 @pytest.mark.parametrize("name", ATTENDING)
 def test_order_of_atoms_and_of_neighbors(host, name):
-    model = with_efa(host, CONFIGS[name])
+    model = host.with_efa(CONFIGS[name])
     expected = host.evaluate(model, [ethanol()])
     order = np.random.default_rng(0).permutation(len(ethanol()))
     found = host.evaluate(model, [ethanol()[order]])
@@ -134,7 +120,7 @@ def test_order_of_atoms_and_of_neighbors(host, name):
 @pytest.mark.parametrize("name", ATTENDING)
 @pytest.mark.parametrize("method", ["pairwise", "quadrature"])
 def test_a_batch_is_its_structures(host, name, method):
-    model = with_efa(host, CONFIGS[name].replace(method=method))
+    model = host.with_efa(CONFIGS[name].replace(method=method))
     structures = [ethanol(), molecule("H2O"), ethanol(1), molecule("CH4")]
     together = host.evaluate(model, structures)
     apart = [host.evaluate(model, [atoms]) for atoms in structures]
@@ -144,7 +130,7 @@ def test_a_batch_is_its_structures(host, name, method):
 
 @pytest.mark.parametrize("name", ATTENDING)
 def test_forces_and_stress_are_derivatives(host, name, step=1e-4):
-    model = with_efa(host, CONFIGS[name])
+    model = host.with_efa(CONFIGS[name])
     out = host.evaluate(model, [ethanol()])
 
     def slope(displace) -> float:
@@ -175,7 +161,7 @@ def test_forces_and_stress_are_derivatives(host, name, step=1e-4):
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_every_parameter_is_optimized_and_has_a_gradient(host, config):
     """Also for the sake of data-parallel training, which would wait for ever for a parameter without."""
-    model = with_efa(host, config)
+    model = host.with_efa(config)
     new = host.adapter.efa_parameters(model)
     ids = [id(parameter) for parameter in host.optimized(model)]
     assert len(ids) == len(set(ids)) and all(id(parameter) in ids for parameter in new.values())
@@ -216,7 +202,9 @@ def test_fine_tuning_saving_loading_and_stripping(host, tmp_path):
 @pytest.mark.parametrize("name", ATTENDING)
 def test_export_equals_eager(host, name):
     """Also for structures of other sizes than those it was made with. What cannot look at sizes takes the quadrature."""
-    model = with_efa(host, CONFIGS[name].replace(method="quadrature", tolerance=1e-8))
+    if name in host.too_slow_to_export:
+        pytest.skip("tested with the host itself")
+    model = host.with_efa(CONFIGS[name].replace(method="quadrature", tolerance=1e-8))
     exported = host.exported(model, [ethanol(), molecule("H2O"), molecule("CH3OH")])
     for structures in ([molecule("CH4"), ethanol(1)], [ethanol(), molecule("H2O"), molecule("CH3OH")]):
         close(exported(structures), host.evaluate(model, structures), host.tolerance)
@@ -233,7 +221,7 @@ def test_it_sees_beyond_the_cutoff(host):
 
     far = 3 * CUTOFF + 3.0
     config = SMALL.replace(max_length=15.0)
-    stock, model = host.stock(), with_efa(host, config)
+    stock, model = host.stock(), host.with_efa(config)
     assert energy(stock, far) == pytest.approx(energy(stock, far + 1), abs=1e-10)
     assert abs(energy(model, far) - energy(model, far + 1)) > 1e-5
 
@@ -242,15 +230,15 @@ def test_a_lonely_atom(host):
     """No NaN; without the self term and biases nothing is added to it."""
     atom = Atoms("O", [[1.0, 2.0, 3.0]])
     stock = host.evaluate(host.stock(), [atom])
-    model = with_efa(host, SMALL.replace(include_self=False, use_bias=False))
+    model = host.with_efa(SMALL.replace(include_self=False, use_bias=False))
     assert equal(host.evaluate(model, [atom]), stock)
-    attended = host.evaluate(with_efa(host), [atom, molecule("H2O")])
+    attended = host.evaluate(host.with_efa(SMALL), [atom, molecule("H2O")])
     assert all(torch.isfinite(values).all() for values in attended)
     assert attended.forces[0].abs().max() == 0 and attended.energy[0] != stock.energy[0]
 
 
 def test_a_structure_beyond_max_length_is_a_warning(host):
-    model = with_efa(host, SMALL.replace(max_length=2.0, method="quadrature", layers=[0]))
+    model = host.with_efa(SMALL.replace(max_length=2.0, method="quadrature", layers=[0]))
     with pytest.warns(EFAWarning, match="is .* Å wide, EFA was set up for max_length=2.00 Å") as caught:
         for _ in range(3):
             host.evaluate(model, [ethanol()])
@@ -260,7 +248,7 @@ def test_a_structure_beyond_max_length_is_a_warning(host):
 def test_periodic_structures_are_refused(host):
     boxed = ethanol()
     boxed.set_cell(4 * np.eye(3))  # small: there are edges to periodic images
-    model = with_efa(host)
+    model = host.with_efa(SMALL)
     open_boundaries = host.evaluate(model, [boxed])
     assert open_boundaries.energy.item() == pytest.approx(host.evaluate(model, [ethanol()]).energy.item(), abs=1e-12)
     boxed.pbc = [True, True, True]
@@ -270,13 +258,14 @@ def test_periodic_structures_are_refused(host):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_model_keeps_its_dtype(host, dtype):
-    model = with_efa(host, dtype=dtype)
+    default = torch.get_default_dtype()
+    model = host.adapter.insert_efa(host.stock(dtype), SMALL)
     assert {p.dtype for p in host.adapter.efa_parameters(model).values()} == {dtype}
-    assert torch.get_default_dtype() == torch.float32
+    assert torch.get_default_dtype() == default
 
 
 def test_what_a_model_says_of_its_efa(host):
-    model = with_efa(host, SMALL.replace(layers=[0, 2]))
+    model = host.with_efa(SMALL.replace(layers=[0, 2]))
     assert "EFA in 2 of 3 layers" in host.adapter.describe(model) and "MiB" not in host.adapter.describe(model)
     assert "MiB in a training step of 4 x 9 atoms" in host.adapter.describe(model, 9, 4)
     text = host.adapter.inspect(model)
@@ -287,7 +276,7 @@ def test_what_a_model_says_of_its_efa(host):
 
 
 def test_errors_say_what_was_given(host):
-    stock, model = host.stock(), with_efa(host)
+    stock, model = host.stock(), host.with_efa(SMALL)
     for refused, message in (
         (lambda: host.adapter.insert_efa(model, SMALL), "has EFA already; take it out first"),
         (lambda: host.adapter.insert_efa(stock, SMALL.replace(layers=[0, 3])), r"layers \[3\] do not exist.*0 to 2"),
@@ -301,7 +290,7 @@ def test_errors_say_what_was_given(host):
 
 
 def test_a_copy_is_a_model_of_its_own(host):
-    model = with_efa(host)
+    model = deepcopy(host.with_efa(SMALL))
     expected = host.evaluate(model, [ethanol()])
     copied = deepcopy(model)
     with torch.no_grad():
