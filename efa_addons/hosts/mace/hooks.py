@@ -33,12 +33,13 @@ from mace.tools import model_script_utils, scripts_utils
 from mace.tools.checkpoint import CheckpointBuilder
 from mace.tools.utils import get_tag
 
-from efa_addons.config import AUTO, EFAConfig
+from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
-from efa_addons.hosts.mace.derive import derive
+from efa_addons.hosts import base
+from efa_addons.hosts.derive import derive
 from efa_addons.hosts.mace.describe import describe
-from efa_addons.hosts.mace.insert import efa_config, efa_parameters, graft_from, has_efa, insert_efa, strip_efa
-from efa_addons.hosts.mace.model import LAMMPS_FORWARD
+from efa_addons.hosts.mace.insert import efa_config, efa_layers, efa_parameters, graft_from, has_efa, insert_efa, strip_efa
+from efa_addons.hosts.mace.model import LAMMPS_FORWARD, SUPPORTED
 from efa_addons.hosts.mace.options import TrainingOptions
 from efa_addons.nn.checks import largest_distance
 
@@ -53,7 +54,7 @@ def _configure_model(original: Callable) -> Callable:
         stock_foundation = strip_efa(model_foundation) if carried else model_foundation
         model, output_args = original(args, train_loader, atomic_energies, stock_foundation, *rest, **options)
         if carried:
-            _refuse_other_settings(wanted, efa_config(model_foundation))
+            base.refuse_other_settings(wanted, efa_config(model_foundation))
             model = graft_from(model, model_foundation)
         elif wanted is not None:
             model = insert_efa(model, resolve_from(wanted, train_loader.dataset), seed=args.seed)
@@ -62,9 +63,7 @@ def _configure_model(original: Callable) -> Callable:
             args.efa_config = efa_config(model)  # resolved, for what is logged of the run
             logging.info(describe(model, _usual_num_atoms(train_loader.dataset), args.batch_size, args.device))
             if _training(args).freeze_base:
-                trained = {id(p) for p in efa_parameters(model).values()}
-                for parameter in model.parameters():
-                    parameter.requires_grad_(id(parameter) in trained)
+                base.freeze_others(model, efa_layers(model))
         return model, output_args
 
     return configure_model
@@ -214,7 +213,7 @@ _FUNCTIONS = (
 )
 _METHODS = (
     (CheckpointBuilder, "create_checkpoint", lambda original: staticmethod(_create_checkpoint(original))),
-    (LAMMPS_MACE, "forward", lambda original: derive(original, LAMMPS_FORWARD)),
+    (LAMMPS_MACE, "forward", lambda original: derive(original, LAMMPS_FORWARD, SUPPORTED)),
     (LAMMPS_MLIAP_MACE, "__init__", _refuse_mliap),
     (create_lammps_model, "run_e3nn_to_cueq", _refuse_mliap),  # with --format mliap, before the class above is reached
 )
@@ -270,17 +269,3 @@ def _refuse_other_restart(args: Any, model: torch.nn.Module) -> None:
 
 def _training(args: Any) -> TrainingOptions:
     return getattr(args, "efa_training", None) or TrainingOptions()
-
-
-def _refuse_other_settings(wanted: EFAConfig | None, carried: EFAConfig) -> None:
-    """The EFA of a foundation model is taken as it is: different settings would silently drop trained weights."""
-    if wanted is None:
-        return
-    given, kept = wanted.to_dict(), carried.to_dict()
-    default = EFAConfig().to_dict()
-    changed = [f"{k}: {given[k]} (the model has {kept[k]})" for k in given if given[k] not in (default[k], kept[k], AUTO)]
-    if changed:
-        raise EFAError(
-            f"the foundation model has EFA with other settings: {'; '.join(changed)}. Leave these options out to go on with "
-            "its EFA, or take it out first with `efa-addons strip`."
-        )

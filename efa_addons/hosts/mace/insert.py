@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 from mace.modules.models import ScaleShiftMACE
@@ -13,8 +12,8 @@ from torch import nn
 
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
+from efa_addons.hosts import base
 from efa_addons.hosts.mace.model import MACEEFA, EFAScaleShiftMACE
-from efa_addons.hosts.mace.probe import default_dtype
 
 
 def has_efa(model: nn.Module) -> bool:
@@ -29,7 +28,16 @@ def efa_config(model: nn.Module) -> EFAConfig | None:
 
 def efa_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of the EFA blocks by their names in the model."""
-    return {name: p for name, p in model.named_parameters() if ".efa." in name}
+    return base.parameters_of(model, efa_layers(model))
+
+
+def efa_layers(model: nn.Module) -> dict[str, base.LayerWithEFA]:
+    """The layers with EFA: layer0, layer1, …"""
+    return {
+        f"layer{i}": base.LayerWithEFA(product.efa.block, product.efa, product)
+        for i, product in enumerate(getattr(model, "products", []))
+        if hasattr(product, "efa")
+    }
 
 
 def insert_efa(model: nn.Module, config: EFAConfig, seed: int | None = None, inplace: bool = False) -> nn.Module:
@@ -45,8 +53,7 @@ def insert_efa(model: nn.Module, config: EFAConfig, seed: int | None = None, inp
     Raises:
         EFAError: another kind of model, a model that has EFA already, or a layer that does not exist.
     """
-    if has_efa(model):
-        raise EFAError("this model has EFA already; take it out first with strip_efa (`efa-addons strip`).")
+    base.refuse_a_second(has_efa(model))
     if type(model) is not ScaleShiftMACE:
         raise EFAError(
             f"EFA goes into a ScaleShiftMACE, got {type(model).__name__}"
@@ -56,20 +63,14 @@ def insert_efa(model: nn.Module, config: EFAConfig, seed: int | None = None, inp
                 else ": train with --model ScaleShiftMACE or MACE, or give a model that was."
             )
         )
-    num_layers = len(model.products)
-    layers = range(num_layers) if config.layers is None else config.layers
-    beyond = [layer for layer in layers if layer >= num_layers]
-    if beyond:
-        raise EFAError(f"layers {beyond} do not exist: the model has the layers 0 to {num_layers - 1}.")
+    layers = base.chosen_layers(config, len(model.products))
     model = model if inplace else copy.deepcopy(model)
     like = next(model.parameters())
-    with default_dtype(like.dtype), torch.random.fork_rng(devices=[]):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with base.building(like, seed):
         for layer in layers:
             irreps_in = model.interactions[layer].node_feats_irreps
             irreps_out = model.products[layer].linear.irreps_out
-            block = MACEEFA(str(irreps_in), str(irreps_out), config, layout_of(model), checks=layer == min(layers))
+            block = MACEEFA(str(irreps_in), str(irreps_out), config, layout_of(model), checks=layer == layers[0])
             model.products[layer].efa = block.to(like.device)
     model.__class__ = EFAScaleShiftMACE
     model.efa_config = config.to_dict()
@@ -83,8 +84,7 @@ def layout_of(model: nn.Module) -> str:
 
 def strip_efa(model: nn.Module) -> nn.Module:
     """A copy of a model without its EFA blocks: a stock ScaleShiftMACE. Energies change unless the blocks were untrained."""
-    if not has_efa(model):
-        raise EFAError(f"this {type(model).__name__} has no EFA to take out.")
+    base.require_efa(model, has_efa(model), "take out")
     model = copy.deepcopy(model)
     for product in model.products:
         if hasattr(product, "efa"):
@@ -97,8 +97,7 @@ def strip_efa(model: nn.Module) -> nn.Module:
 def graft_from(model: nn.Module, source: nn.Module) -> nn.Module:
     """A stock model, which is changed in place, with the EFA blocks of `source`, weights included."""
     config = efa_config(source)
-    if config is None:
-        raise EFAError(f"this {type(source).__name__} has no EFA to take over.")
+    base.require_efa(source, config is not None, "take over")
     grafted = insert_efa(model, config, inplace=True)
     weights = efa_parameters(source)
     with torch.no_grad():
@@ -107,21 +106,11 @@ def graft_from(model: nn.Module, source: nn.Module) -> nn.Module:
     return grafted
 
 
-@contextmanager
-def without_efa(model: nn.Module) -> Iterator[None]:
+def without_efa(model: nn.Module) -> AbstractContextManager[None]:
     """While it lasts the model computes without its EFA blocks: the difference is what they contribute.
 
     with without_efa(model):
         local = model(data)["energy"]
     """
-    if not has_efa(model):
-        raise EFAError(f"this {type(model).__name__} has no EFA to switch off.")
-    blocks = [product.efa for product in model.products if hasattr(product, "efa")]
-    before = [block.enabled for block in blocks]
-    try:
-        for block in blocks:
-            block.enabled = False
-        yield
-    finally:
-        for block, state in zip(blocks, before, strict=True):
-            block.enabled = state
+    base.require_efa(model, has_efa(model), "switch off")
+    return base.switched_off(efa_layers(model))

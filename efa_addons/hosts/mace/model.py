@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from efa_addons._e3nn import Irreps
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
-from efa_addons.hosts.mace.derive import derive
+from efa_addons.hosts.derive import Supported, derive
 from efa_addons.nn import EFABlock, refuse_periodic
 
+SUPPORTED = Supported("mace-torch", ("0.3.15", "0.3.16"))
 # The layer's input is kept, and EFA acts on it beside the local layer, x' = local(x) + nonlocal(x), before that is recorded.
 FORWARD = (
     ("node_feats, sc = interaction(", "node_feats_in = node_feats"),
@@ -40,7 +41,7 @@ class EFAScaleShiftMACE(models.ScaleShiftMACE):
             "efa_addons.hosts.mace`, or take EFA out first with `efa-addons strip`."
         )
 
-    forward = derive(models.ScaleShiftMACE.forward, FORWARD)
+    forward = derive(models.ScaleShiftMACE.forward, FORWARD, SUPPORTED)
 
 
 # MACE's converters and its training script ask for this exact name; pickles go by __qualname__.

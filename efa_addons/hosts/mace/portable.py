@@ -16,8 +16,9 @@ from torch import nn
 from efa_addons._e3nn import Irreps
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
+from efa_addons.hosts.base import default_dtype
 from efa_addons.hosts.mace.insert import efa_config, has_efa, insert_efa, strip_efa
-from efa_addons.hosts.mace.probe import default_dtype, energies, probe
+from efa_addons.hosts.mace.probe import energies, probe
 from efa_addons.portable import PortableModel
 
 _REGISTRIES = (modules.interaction_classes, modules.readout_classes, modules.gate_dict)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,8 @@ from mace import data
 from mace.tools import torch_geometric
 from mace.tools.utils import AtomicNumberTable
 from torch import Tensor, nn
+
+from efa_addons.hosts.base import default_dtype
 
 SPACING = 1.5  # Å
 NUM_ATOMS = 12
@@ -54,14 +55,3 @@ def energies(model: nn.Module, structures: Sequence[Atoms]) -> Tensor:
         batch["head"] = torch.full_like(batch["head"], head)
         found.append(model(dict(batch), compute_force=False)["energy"].detach())
     return torch.stack(found)
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """New tensors have `dtype`, as the model into which they go."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

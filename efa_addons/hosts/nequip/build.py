@@ -11,7 +11,8 @@ from torch import nn
 
 from efa_addons.config import AUTO, EFAConfig
 from efa_addons.errors import EFAError
-from efa_addons.hosts.nequip.insert import efa_parameters, insert_efa, strip_efa
+from efa_addons.hosts import base
+from efa_addons.hosts.nequip.insert import efa_layers, insert_efa, strip_efa
 
 
 def NequIPEFAModel(efa: Mapping[str, Any], mode: str = "parallel", **options: Any) -> nn.Module:
@@ -52,9 +53,7 @@ def InsertEFA(
     """
     inserted = insert_efa(_build(model), _config(efa), seed=seed, mode=mode)
     if freeze_base:
-        trained = {id(parameter) for parameter in efa_parameters(inserted).values()}
-        for parameter in inserted.parameters():
-            parameter.requires_grad_(id(parameter) in trained)
+        base.freeze_others(inserted, efa_layers(inserted))
     return inserted
 
 

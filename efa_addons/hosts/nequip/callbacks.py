@@ -10,6 +10,7 @@ from nequip.train import NequIPLightningModule
 from torch import nn
 
 from efa_addons.errors import EFAError
+from efa_addons.hosts import base
 from efa_addons.hosts.nequip.insert import efa_layers, network_of
 
 
@@ -52,25 +53,13 @@ def contributions(model: nn.Module, data: AtomicDataDict.Type) -> dict[str, tupl
         model: a NequIP model with EFA, or a ModuleDict with one. It runs in eager mode, also where it trains compiled.
         data: structures with neighbor lists.
     """
-    found: dict[str, list[float]] = {}
-    hooks = []
     graph_model = next(iter(model.values())) if isinstance(model, nn.ModuleDict) else model
     layers = efa_layers(graph_model)
-    if not layers:
-        raise EFAError(f"this {type(graph_model).__name__} has no EFA.")
-    for name, layer in layers.items():
+    base.require_efa(graph_model, bool(layers), "")
+    network = network_of(graph_model)
 
-        def keep(module: nn.Module, inputs: object, output: object, name: str = name) -> None:
-            features = output if isinstance(output, torch.Tensor) else output[AtomicDataDict.NODE_FEATURES_KEY]
-            found.setdefault(name + ("" if isinstance(output, torch.Tensor) else "/local"), []).append(
-                features.detach().norm(dim=1).mean().item()
-            )
-
-        hooks += [layer.efa.register_forward_hook(keep), layer.local.register_forward_hook(keep)]
-    try:
+    def run() -> None:
         with torch.no_grad():
-            network_of(graph_model)({key: data[key] for key in graph_model.model_input_fields if key in data})
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: (found[name][0], found[name + "/local"][0]) for name in layers}
+            network({key: data[key] for key in graph_model.model_input_fields if key in data})
+
+    return base.contributions(layers, run, lambda output: output[AtomicDataDict.NODE_FEATURES_KEY])

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-import torch
-from lightning.pytorch.utilities.seed import isolate_rng
-from nequip.utils.dtype import torch_default_dtype
 from torch import nn
 
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
+from efa_addons.hosts import base
 from efa_addons.hosts.nequip.layer import MODES, EFALayer
 
 _LAYER = re.compile(r"layer(\d+)_convnet")
@@ -36,29 +33,23 @@ def insert_efa(model: nn.Module, config: EFAConfig, seed: int | None = None, mod
         for single in model.values():
             insert_efa(single, config, seed, mode)
         return model
-    if has_efa(model):
-        raise EFAError("this model has EFA already; take it out first with strip_efa.")
+    base.refuse_a_second(has_efa(model))
     network = network_of(model)
     names = [name for name in network._modules if _LAYER.fullmatch(name)]
-    chosen = range(len(names)) if config.layers is None else config.layers
-    beyond = [layer for layer in chosen if layer >= len(names)]
-    if beyond:
-        raise EFAError(f"layers {beyond} do not exist: the model has the layers 0 to {len(names) - 1}.")
-    with torch_default_dtype(model.model_dtype), isolate_rng():
-        if seed is not None:
-            torch.manual_seed(seed)
-        for layer in chosen:
+    layers = base.chosen_layers(config, len(names))
+    like = next(model.parameters())
+    with base.building(like, seed):
+        for layer in layers:
             local = network._modules[names[layer]]
-            wrapped = EFALayer(local, config, mode, checks=layer == min(chosen))
-            network._modules[names[layer]] = wrapped.to(next(model.parameters()).device)
+            wrapped = EFALayer(local, config, mode, checks=layer == layers[0])
+            network._modules[names[layer]] = wrapped.to(like.device)
     network.efa_config = config.to_dict()
     return model
 
 
 def strip_efa(model: nn.Module) -> nn.Module:
     """Takes the EFA blocks out of a model, in place. Energies change unless the blocks were untrained."""
-    if not has_efa(model):
-        raise EFAError(f"this {type(model).__name__} has no EFA to take out.")
+    base.require_efa(model, has_efa(model), "take out")
     for module in list(model.modules()):
         for name, child in module.named_children():
             if _is_layer(child):
@@ -83,33 +74,22 @@ def efa_config(model: nn.Module) -> EFAConfig | None:
 
 def efa_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of the EFA blocks by their names in the model."""
-    prefixes = tuple(f"{name}.efa." for name, module in model.named_modules() if _is_layer(module))
-    return {name: parameter for name, parameter in model.named_parameters() if name.startswith(prefixes)} if prefixes else {}
+    return base.parameters_of(model, efa_layers(model))
 
 
-def efa_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers with EFA by their short names, layer0, layer1, …"""
-    layers = {}
-    for name, module in model.named_modules():
-        if _is_layer(module):
-            layers[name.rpartition(".")[2].removesuffix("_convnet")] = module
-    return layers
+def efa_layers(model: nn.Module) -> dict[str, base.LayerWithEFA]:
+    """The layers with EFA: layer0, layer1, …"""
+    return {
+        name.rpartition(".")[2].removesuffix("_convnet"): base.LayerWithEFA(module.efa, module, module.local)
+        for name, module in model.named_modules()
+        if _is_layer(module)
+    }
 
 
-@contextmanager
-def without_efa(model: nn.Module) -> Iterator[None]:
+def without_efa(model: nn.Module) -> AbstractContextManager[None]:
     """While it lasts the model computes without its EFA blocks: the difference is what they contribute. Eager models only."""
-    layers = efa_layers(model)
-    if not layers:
-        raise EFAError(f"this {type(model).__name__} has no EFA to switch off.")
-    before = {name: layer.enabled for name, layer in layers.items()}
-    try:
-        for layer in layers.values():
-            layer.enabled = False
-        yield
-    finally:
-        for name, layer in layers.items():
-            layer.enabled = before[name]
+    base.require_efa(model, has_efa(model), "switch off")
+    return base.switched_off(efa_layers(model))
 
 
 def _is_layer(module: nn.Module) -> bool:

@@ -9,14 +9,14 @@ import pytest
 from mace.modules.models import ScaleShiftMACE
 
 from efa_addons import EFAError
-from efa_addons.hosts.mace.derive import add_lines
-from efa_addons.hosts.mace.model import FORWARD, EFAScaleShiftMACE
+from efa_addons.hosts.derive import add_lines
+from efa_addons.hosts.mace.model import FORWARD, SUPPORTED, EFAScaleShiftMACE
 
 SOURCE = inspect.getsource(ScaleShiftMACE.forward)
 
 
 def with_efa(source: str) -> str:
-    return add_lines(source, FORWARD, "forward")
+    return add_lines(source, FORWARD, "forward", SUPPORTED)
 
 
 def test_only_lines_are_added():

@@ -20,8 +20,8 @@ from mace_support import evaluate, randomize
 
 from efa_addons import EFAConfig
 from efa_addons.hosts.mace import insert_efa
-from efa_addons.hosts.mace.derive import add_lines
-from efa_addons.hosts.mace.model import FORWARD
+from efa_addons.hosts.derive import add_lines
+from efa_addons.hosts.mace.model import FORWARD, SUPPORTED
 
 PATCHED = "0.3.16"
 pytestmark = pytest.mark.skipif(version("mace-torch") != PATCHED, reason=f"the patch is for mace-torch {PATCHED}")
@@ -44,7 +44,7 @@ def test_patch_applies_and_equals_the_derived_forward(patched):
         classes = [node for node in ast.parse(text).body if getattr(node, "name", "") == "ScaleShiftMACE"]
         return ast.dump(next(node for node in classes[0].body if getattr(node, "name", "") == "forward"))
 
-    derived = add_lines(inspect.getsource(models.ScaleShiftMACE.forward), FORWARD, "forward")
+    derived = add_lines(inspect.getsource(models.ScaleShiftMACE.forward), FORWARD, "forward", SUPPORTED)
     expected = "class ScaleShiftMACE:\n" + textwrap.indent(derived, "    ")
     assert forward(patched.read_text()) == forward(expected)
 

@@ -1,0 +1,68 @@
+"""What a SchNetPack model says about its EFA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from ase import Atoms
+from schnetpack.interfaces.ase_interface import AtomsConverter
+from schnetpack.transform import ASENeighborList
+from torch import Tensor, nn
+
+from efa_addons.hosts import base
+from efa_addons.hosts.painn import model as painn_model
+from efa_addons.hosts.painn.insert import efa_config, efa_layers, representation_of
+
+
+def describe(model: nn.Module, atoms_per_graph: int | None = None, num_graphs: int = 1) -> str:
+    """One line: layers, grid, frequencies, parameters; and EFA's memory in a training step where a batch is given."""
+    return painn_model.describe(representation_of(model), atoms_per_graph, num_graphs)
+
+
+def inspect(model: nn.Module, structures: Sequence[Atoms] | None = None) -> str:
+    """What a model contains: layers, EFA settings that differ from the defaults, and how much EFA says in each layer.
+
+    Args:
+        model: a SchNetPack model with PaiNN.
+        structures: to measure the contributions on; none given: a small cluster of H, C and O.
+    """
+    painn = representation_of(model)
+    head = (
+        f"PaiNN (read by schnetpack {version('schnetpack')}): {len(painn.mixing)} layers, n_atom_basis {painn.n_atom_basis}, "
+        f"cutoff {float(painn.cutoff):.4g} Å, {str(next(model.parameters()).dtype).removeprefix('torch.')}"
+    )
+    return (
+        head
+        + "\n"
+        + base.inspect(
+            describe(model),
+            efa_config(model),
+            efa_layers(model),
+            [f"layer{i}" for i in range(len(painn.mixing))],
+            lambda: contributions(model, [_probe()] if structures is None else structures),
+            "a small cluster of H, C and O (--data takes other structures)" if structures is None else "the structures",
+        )
+    )
+
+
+def contributions(model: nn.Module, structures: Sequence[Atoms]) -> dict[str, tuple[float, float]]:
+    """For each layer with EFA: the norms per atom, averaged, of EFA's output and of what the interaction makes of q and mu."""
+    inputs = batch_of(model, structures)
+    return base.contributions(efa_layers(model), lambda: model(inputs), lambda output: torch.cat(output, dim=1))
+
+
+def batch_of(model: nn.Module, structures: Sequence[Atoms]) -> dict[str, Tensor]:
+    """What SchNetPack's data loader makes of structures, in the model's dtype and on its device."""
+    like = next(model.parameters())
+    cutoff = float(representation_of(model).cutoff)
+    converter = AtomsConverter(ASENeighborList(cutoff), dtype=like.dtype, device=like.device)
+    return converter([Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc) for atoms in structures])
+
+
+def _probe() -> Atoms:
+    rng = np.random.default_rng(0)
+    lattice = np.stack(np.unravel_index(np.arange(12), (3, 2, 2)), axis=1)
+    return Atoms("HCO" * 4, 1.5 * lattice + rng.uniform(-0.2, 0.2, (12, 3)))

@@ -1,0 +1,151 @@
+"""Fine-tuning with spktrain: the target of `model=efa_finetune`."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+from schnetpack.transform import AddOffsets, RemoveOffsets, ScaleProperty
+from schnetpack.utils import load_model
+from torch import Tensor, nn
+
+from efa_addons.config import EFAConfig
+from efa_addons.errors import EFAError, EFAWarning, unknown_names
+from efa_addons.hosts import base
+from efa_addons.hosts.painn.insert import efa_config, efa_layers, has_efa, insert_efa, representation_of
+
+log = logging.getLogger(__name__)
+OF_THE_BASE = ("representation", "input_modules", "output_modules", "postprocessors", "input_dtype_str", "do_postprocessing")
+
+
+def InsertEFA(
+    path: str, efa: Mapping[str, Any] | None = None, freeze_base: bool = False, seed: int = 0, **experiment: Any
+) -> nn.Module:
+    """A trained model with EFA, to be trained further: energies are those of the base until training changes them.
+
+    spktrain … model=efa_finetune model.path=/path/to/best_model data.split_file=/path/to/split.npz
+
+    Modules and offsets are the base's. A base that has EFA keeps it, weights and settings.
+
+    Args:
+        path: a best_model.
+        efa: options of EFAConfig; null: the defaults, or what the base has.
+        freeze_base: train EFA alone.
+        seed: of EFA's inner weights.
+        experiment: what experiment files say about a model, all of it the base's already.
+
+    Raises:
+        EFAError: no such file, an unknown option, or other EFA settings than those of the base.
+    """
+    unknown = [name for name in experiment if name not in OF_THE_BASE]
+    if unknown:
+        raise unknown_names("option of efa_finetune", unknown, ["path", "efa", "freeze_base", "seed", *OF_THE_BASE])
+    if not Path(path).is_file():
+        raise EFAError(f"model.path={path} does not exist: give the best_model of a run of spktrain, with its full path.")
+    model = load_model(path)
+    given = None if efa is None else EFAConfig.from_dict(efa)
+    if has_efa(model):
+        base.refuse_other_settings(given, efa_config(model))
+    else:
+        model = insert_efa(model, EFAConfig() if given is None else given, seed)
+    if experiment:
+        log.info(f"as in {path}, whatever the configuration says: {', '.join(sorted(experiment))}")
+    if freeze_base:
+        base.freeze_others(model, efa_layers(model))
+    representation_of(model).finetuning = Base.of(model, Path(path))
+    return model
+
+
+@dataclass
+class Base:
+    """What of a base model must stay when it is trained on: its offsets, and which structures it has seen.
+
+    Args:
+        path: the best_model.
+        offsets: for each property the AddOffsets of the base.
+    """
+
+    path: Path
+    offsets: dict[str, AddOffsets]
+
+    @classmethod
+    def of(cls, model: nn.Module, path: Path) -> Base:
+        """SchNetPack would compute offsets and scales of the new training set; those of the base are kept instead."""
+        offsets = {}
+        for module in model.modules():
+            if isinstance(module, AddOffsets):
+                module._mean_initialized = module._atomrefs_initialized = True
+                offsets[module._property] = module
+            elif isinstance(module, ScaleProperty):
+                module._initialized = True
+        return cls(path, offsets)
+
+    def prepare(self, datamodule: Any) -> None:
+        """Makes the data lose what the base adds, and looks for structures that the base was trained on."""
+        removed: set[str] = set()
+        for transforms in (datamodule.train_transforms, datamodule.val_transforms, datamodule.test_transforms):
+            for transform in transforms:
+                if isinstance(transform, RemoveOffsets):
+                    self._align(transform)
+                    removed.add(transform._property)
+        for name, offsets in self.offsets.items():
+            if name not in removed and (offsets.add_mean or offsets.add_atomrefs):
+                raise EFAError(
+                    f"the base adds offsets to '{name}' and data.transforms remove none: add schnetpack.transform.RemoveOffsets "
+                    f"with {_flags(name, offsets.add_mean, offsets.add_atomrefs, offsets.is_extensive)}."
+                )
+        self._look_for_known_structures(datamodule)
+
+    def _align(self, transform: RemoveOffsets) -> None:
+        name = transform._property
+        theirs = _flags(name, transform.remove_mean, transform.remove_atomrefs, transform.is_extensive)
+        offsets = self.offsets.get(name)
+        if offsets is None:
+            raise EFAError(f"data.transforms remove offsets ({theirs}) and the base adds none: leave RemoveOffsets out.")
+        ours = _flags(name, offsets.add_mean, offsets.add_atomrefs, offsets.is_extensive)
+        if ours != theirs:
+            raise EFAError(f"data.transforms remove offsets with {theirs}, and the base adds them with {ours}: make them equal.")
+        if offsets.add_mean:
+            transform.mean = _copy(offsets.mean)
+        if offsets.add_atomrefs:
+            transform.atomref = _copy(offsets.atomref)
+
+    def _look_for_known_structures(self, datamodule: Any) -> None:
+        """Another model draws another split from the same seed: what was trained on ends up in the test set."""
+        split = self.path.parent / "split.npz"
+        if not split.exists() or not self._same_database(datamodule):
+            return
+        with np.load(split) as parts:
+            trained_on = set(parts["train_idx"].tolist())
+        for part in ("test", "val"):
+            indices = [int(i) for i in getattr(datamodule, f"{part}_idx")]
+            known = sum(i in trained_on for i in indices)
+            if known:
+                warnings.warn(
+                    f"{known} of {len(indices)} structures of the {part} set were in the base's training set ({split}): its "
+                    f"errors will look too small. Keep the base's split with data.split_file={split}.",
+                    EFAWarning,
+                    stacklevel=2,
+                )
+
+    def _same_database(self, datamodule: Any) -> bool:
+        """Unless the base's own configuration says otherwise."""
+        try:
+            theirs = OmegaConf.load(self.path.parent / "config.yaml").data.datapath
+        except Exception:  # no such file, or interpolations that have a value in a run of Hydra only
+            return True
+        return Path(theirs).resolve() == Path(datamodule.datapath).resolve()
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().clone().cpu()
+
+
+def _flags(name: str, mean: bool, atomrefs: bool, is_extensive: bool) -> str:
+    return f"property: {name}, remove_mean: {mean}, remove_atomrefs: {atomrefs}, is_extensive: {is_extensive}"
