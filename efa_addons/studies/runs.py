@@ -71,7 +71,10 @@ class Run:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         for name, text in self.training.files.items():
-            (self.folder / name).write_text(text, encoding="utf-8")
+            path = self.folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        self.host.prepare(self.folder, self.data / "train.xyz")
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         with self.log.open("w") as log:
             return subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, env=environment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ def fake_run(tmp_path):
     def make(script: str) -> Run:
         host = SimpleNamespace(
             DISTRIBUTION="torch",
+            prepare=lambda folder, train_file: shutil.copy(train_file, folder / "copy"),
             command=lambda name, folder, train_file, flags: [sys.executable, "-c", script, str(folder), *flags],
             model_file=lambda name, folder: folder / "model",
             epochs_done=epochs.epochs_done,
@@ -45,7 +47,7 @@ def test_finished_runs_are_recognised_by_flags_files_and_data(fake_run):
     assert not run.is_finished()
     demo.train([run])
     assert run.is_finished()
-    assert run.model.read_text() == "text"
+    assert run.model.read_text() == "text" and (run.folder / "copy").read_text() == "structures"
     others = [{"flags": ("--epochs=3",)}, {"files": {"c.yaml": "other text"}}]
     for change in others:
         training = dataclasses.replace(run.training, **change)

@@ -43,7 +43,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Training:
-    """How a host trains: arguments of its command (without paths), and files for the folder of the run (name -> text)."""
+    """How a host trains: arguments of its command (without paths), and files for a run's folder (name -> text)."""
 
     flags: tuple[str, ...]
     num_epochs: int
@@ -59,6 +59,9 @@ class Host(Protocol):
 
     def training(self, quick: bool, seed: int) -> Training:
         """The same for all variants; `quick` runs every step and learns nothing."""
+
+    def prepare(self, folder: Path, train_file: Path) -> None:
+        """Makes whatever else the command needs in `folder`."""
 
     def command(self, name: str, folder: Path, train_file: Path, flags: tuple[str, ...]) -> list[str]:
         """The host's own command that trains model `name` in `folder`, which exists."""

@@ -44,6 +44,10 @@ def training(quick: bool, seed: int) -> Training:
     return Training(flags, int(epochs[-1]))
 
 
+def prepare(folder: Path, train_file: Path) -> None:
+    """Nothing: it reads extended XYZ."""
+
+
 def command(name: str, folder: Path, train_file: Path, flags: tuple[str, ...]) -> list[str]:
     return [*COMMAND, f"--name={name}", f"--work_dir={folder}", f"--train_file={train_file}", *flags]
 

@@ -38,6 +38,10 @@ def training(quick: bool, seed: int) -> Training:
     return Training(flags, epochs, {CONFIG: config})
 
 
+def prepare(folder: Path, train_file: Path) -> None:
+    """Nothing: it reads extended XYZ."""
+
+
 def command(name: str, folder: Path, train_file: Path, flags: tuple[str, ...]) -> list[str]:
     config = CONFIG.removesuffix(".yaml")
     return [*COMMAND, "-cp", str(folder), "-cn", config, f"hydra.run.dir={folder}", f"data_file={train_file}", *flags]
