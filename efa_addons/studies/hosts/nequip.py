@@ -20,8 +20,8 @@ LABEL, DISTRIBUTION = "NequIP", "nequip"
 COMMAND = (script("nequip-train"),)
 CONFIG = "nequip.yaml"
 
-EPOCHS, QUICK_EPOCHS = 140, 2
-QUICK = ("training_module.model.num_features=4", "data.train_dataloader.batch_size=4")
+EPOCHS, QUICK_EPOCHS = 120, 2
+QUICK = ("training_module.model.num_features=4",)
 
 WITHOUT_EFA = ("training_module.model._target_=nequip.model.NequIPGNNModel", "~training_module.model.efa")
 VARIANTS = (Variant("nequip", "NequIP", "plain", WITHOUT_EFA), Variant("nequip_efa", "NequIP + EFA", "efa"))

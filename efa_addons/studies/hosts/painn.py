@@ -23,8 +23,8 @@ COMMAND = (script("spktrain"),)
 CONFIG = "experiment/cumulene.yaml"
 CUTOFF = 3.0  # Å, as in painn.yaml
 
-EPOCHS, QUICK_EPOCHS = 140, 2
-QUICK = ("model.representation.n_atom_basis=8", "data.batch_size=4")
+EPOCHS, QUICK_EPOCHS = 120, 2
+QUICK = ("model.representation.n_atom_basis=8",)
 VALIDATION = 0.1  # of the training file
 
 WITHOUT_EFA = ("model/representation=painn", "~model.representation.efa")
