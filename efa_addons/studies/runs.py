@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from efa_addons.errors import EFAError
 from efa_addons.studies.hosts import Host, Training, Variant
 from efa_addons.version import __version__
@@ -53,7 +55,8 @@ class Run:
     @property
     def stamp(self) -> dict[str, Any]:
         """What decides the trained model."""
-        files = {name: digest(text.encode()) for name, text in self.training.files.items()}
+        # what the files say: comments may change
+        files = {name: digest(json.dumps(yaml.safe_load(text)).encode()) for name, text in self.training.files.items()}
         return {
             "flags": list(self.flags),
             "files": files,

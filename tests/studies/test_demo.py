@@ -15,7 +15,11 @@ from efa_addons.errors import EFAError
 from efa_addons.studies import demo, hosts
 
 # what the log of the run with EFA says of it
-LOGGED = {"mace": "EFA in 2 of 2 layers: pairwise up to", "nequip": "max_length: ", "painn": "EFA in 2 of 2 layers: pairwise up to"}
+LOGGED = {
+    "mace": "EFA in 2 of 2 layers: pairwise up to",
+    "nequip": "max_length: ",
+    "painn": "EFA in 2 of 2 layers: pairwise up to",
+}
 
 
 @pytest.mark.parametrize("host", LOGGED)

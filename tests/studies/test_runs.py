@@ -35,7 +35,7 @@ def fake_run(tmp_path):
             model_file=lambda name, folder: folder / "model",
             epochs_done=epochs.epochs_done,
         )
-        training = hosts.Training(("--epochs=2",), 2, {"c.yaml": "text"})
+        training = hosts.Training(("--epochs=2",), 2, {"c.yaml": "a: 1"})
         variant = hosts.Variant("fake_efa", "fake + EFA", "efa", ("--efa",))
         return Run(host, variant, tmp_path / "run", tmp_path / "data", training)
 
@@ -47,11 +47,13 @@ def test_finished_runs_are_recognised_by_flags_files_and_data(fake_run):
     assert not run.is_finished()
     demo.train([run])
     assert run.is_finished()
-    assert run.model.read_text() == "text" and (run.folder / "copy").read_text() == "structures"
-    others = [{"flags": ("--epochs=3",)}, {"files": {"c.yaml": "other text"}}]
+    assert run.model.read_text() == "a: 1" and (run.folder / "copy").read_text() == "structures"
+    others = [{"flags": ("--epochs=3",)}, {"files": {"c.yaml": "a: 2"}}]
     for change in others:
         training = dataclasses.replace(run.training, **change)
         assert not dataclasses.replace(run, training=training).is_finished()
+    commented = dataclasses.replace(run.training, files={"c.yaml": "a: 1 # as before"})
+    assert dataclasses.replace(run, training=commented).is_finished()
     plain = dataclasses.replace(run.variant, flags=())
     assert not dataclasses.replace(run, variant=plain).is_finished()
     (run.data / "train.xyz").write_text("other structures")

@@ -43,7 +43,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Training:
-    """How a host trains: arguments of its command (without paths), and files for a run's folder (name -> text)."""
+    """How a host trains: arguments of its command (without paths), and YAML files for a run's folder (name -> text)."""
 
     flags: tuple[str, ...]
     num_epochs: int

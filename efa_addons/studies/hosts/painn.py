@@ -56,7 +56,7 @@ def prepare(folder: Path, train_file: Path) -> None:
     database.add_systems(property_list=properties, atoms_list=structures)
     order = np.random.default_rng(0).permutation(len(structures))
     num = max(1, round(VALIDATION * len(structures)))
-    # trained models are tested by spktrain as well; our test set is another file
+    # spktrain ends with a test and wants structures for it: the validation set, for our own test set is a file apart
     np.savez(folder / "split.npz", val_idx=order[:num], test_idx=order[:num], train_idx=order[num:])
 
 
