@@ -23,7 +23,7 @@ COMMAND = (script("spktrain"),)
 CONFIG = "experiment/cumulene.yaml"
 CUTOFF = 3.0  # Å, as in painn.yaml
 
-EPOCHS, QUICK_EPOCHS = 120, 2
+EPOCHS, QUICK_EPOCHS = 80, 2
 QUICK = ("model.representation.n_atom_basis=8",)
 VALIDATION = 0.1  # of the training file
 
