@@ -20,7 +20,7 @@ LABEL, DISTRIBUTION = "NequIP", "nequip"
 COMMAND = (script("nequip-train"),)
 CONFIG = "nequip.yaml"
 
-EPOCHS, QUICK_EPOCHS = 80, 2
+EPOCHS, QUICK_EPOCHS = 60, 2
 QUICK = ("training_module.model.num_features=4",)
 
 WITHOUT_EFA = ("training_module.model._target_=nequip.model.NequIPGNNModel", "~training_module.model.efa")
