@@ -1,4 +1,4 @@
-"""What all benchmarks share: options, timing in alternation, and the table with its CSV file."""
+"""What all benchmarks share: options, structures, timing in alternation, memory, and the table with its CSV file."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+
+from efa_addons.memory import PeakMemory
+
+if TYPE_CHECKING:  # the core's benchmarks need no ase
+    from ase import Atoms
+
+SPACING = 1.6  # Å, about the density of a molecule
 
 
 def options(description: str | None, repeats: int) -> argparse.ArgumentParser:
@@ -36,6 +45,67 @@ def least(tasks: Sequence[Callable[[], None]], repeats: int) -> list[float]:
             run()
             times[i] = min(times[i], time.process_time() - start)
     return times
+
+
+def cluster(num_atoms: int, seed: int) -> Atoms:
+    """Carbon and hydrogen on a rattled cubic lattice, as compact as a droplet."""
+    from ase import Atoms
+
+    rng = np.random.default_rng(seed)
+    side = int(np.ceil(num_atoms ** (1 / 3))) + 2
+    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3), axis=-1).reshape(-1, 3) - (side - 1) / 2
+    nearest = grid[np.argsort(np.linalg.norm(grid, axis=1), kind="stable")[:num_atoms]]
+    return Atoms(numbers=rng.choice([1, 6], num_atoms), positions=SPACING * nearest + rng.normal(scale=0.1, size=nearest.shape))
+
+
+def clusters(quick: bool) -> list[list[Atoms]]:
+    """Batches of clusters: one of molecules, one of a single droplet."""
+    sizes = [(4, 2), (20, 1)] if quick else [(20, 16), (1000, 1)]
+    return [[cluster(num_atoms, seed) for seed in range(num_graphs)] for num_atoms, num_graphs in sizes]
+
+
+def largest_distance(structures: Sequence[Atoms]) -> float:
+    """Å, between two atoms of the same structure."""
+    return max(float(atoms.get_all_distances().max()) for atoms in structures)
+
+
+def task(
+    model: torch.nn.Module, batch: dict[str, torch.Tensor], step: bool, energy: str, **options: bool
+) -> Callable[[], None]:
+    """One inference (energy and forces), or one training step (loss of both, backward).
+
+    Args:
+        step: a training step.
+        energy: the host's name of the energy in the output.
+        options: of the model's forward.
+    """
+
+    def run() -> None:
+        out = model({key: value.clone() for key, value in batch.items()}, **options)
+        if step:
+            ((out[energy] ** 2).sum() + (out["forces"] ** 2).sum()).backward()
+
+    return run
+
+
+def peak_memory(run: Callable[[], None]) -> int:
+    """Bytes of all tensors alive at the worst moment of a task; parameters, which are there before it, are not in it."""
+    with PeakMemory() as memory:
+        run()
+    return memory.peak
+
+
+def comparison(tasks: Sequence[Callable[[], None]], repeats: int) -> list[str]:
+    """Time and memory without EFA, with it, and their ratios: six columns of a table with `columns`."""
+    plain, efa = least(tasks, repeats)
+    peaks = [peak_memory(run) / 2**20 for run in tasks]
+    times = [f"{plain:.3f}", f"{efa:.3f}", f"{efa / plain:.2f}"]
+    return [*times, f"{peaks[0]:.0f}", f"{peaks[1]:.0f}", f"{peaks[1] / peaks[0]:.2f}"]
+
+
+def columns(host: str) -> list[str]:
+    """The head of a table of `comparison`s."""
+    return ["structures", "task", f"{host} (s)", "+ EFA (s)", "time ratio", f"{host} (MiB)", "+ EFA (MiB)", "memory ratio"]
 
 
 def show(name: str, title: str, head: Sequence[str], rows: Sequence[Sequence[str]], args: argparse.Namespace) -> None:

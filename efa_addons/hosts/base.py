@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from ase import Atoms
 from torch import Tensor, nn
 
 from efa_addons.config import AUTO, EFAConfig
@@ -15,7 +17,15 @@ from efa_addons.errors import EFAError
 from efa_addons.memory import predict_memory
 from efa_addons.nn import EFABlock, EuclideanFastAttention
 
+NUM_PROBE_ATOMS = 12
 THE_PROBE = "a small cluster of the model's elements (--data takes other structures)"
+
+
+def probe(elements: Sequence[str]) -> Atoms:
+    """A small rattled cluster of `NUM_PROBE_ATOMS` atoms, non-periodic, to look at a model without data."""
+    rng = np.random.default_rng(0)
+    lattice = np.stack(np.unravel_index(np.arange(NUM_PROBE_ATOMS), (3, 2, 2)), axis=1)
+    return Atoms(elements, 1.5 * lattice + rng.uniform(-0.2, 0.2, (NUM_PROBE_ATOMS, 3)))
 
 
 class LayerWithEFA(NamedTuple):

@@ -39,6 +39,11 @@ def _change_type(kind: FeatureType, max_degree: int | None, pseudotensors: bool 
     )
 
 
+def _phase_dtype(inputs: Tensor) -> torch.dtype:
+    """That of the features, but no half precision, which holds a position of 10 Å to 0.01 to 0.06 Å."""
+    return inputs.dtype if inputs.dtype == torch.float64 else torch.float32
+
+
 class EuclideanFastAttention(nn.Module):
     """EFA(n) = Σ_m λ_m D_qk^(-1/2) rot_u(q_n) · Σ_n' rot_u(k_n') ⊗ v_n' (arXiv:2412.08541, Eqs. 13-20; Eq. 23 below).
 
@@ -261,7 +266,7 @@ class EuclideanFastAttention(nn.Module):
         if num_graphs is None:
             num_graphs = int(batch.max().item()) + 1 if batch.shape[0] > 0 else 1
         check_graphs(batch, num_graphs)
-        positions = center_positions(positions, batch, num_graphs).to(inputs.dtype)
+        positions = center_positions(positions, batch, num_graphs).to(_phase_dtype(inputs))
 
         x = inputs.flatten(1, 2)
         q, k, v = self.q(x), self.k(x), self.fill_v(self.v(x))

@@ -15,8 +15,13 @@ def default_frequencies(num_features: int, max_frequency: float, max_length: flo
 
 
 def phase_factors(positions: Tensor, directions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin of θ = ω_c u_m·r_n. positions (..., 3), directions (M, 3), frequencies (C,) -> (..., M, C) each."""
-    theta = torch.matmul(positions, directions.t()).unsqueeze(-1) * frequencies
+    """cos and sin of θ = ω_c u_m·r_n. positions (..., 3), directions (M, 3), frequencies (C,) -> (..., M, C) each.
+
+    u·r is written out: as a matrix product it would be rounded to ten bits by TF32, or to seven under autocast.
+    """
+    x, y, z = positions.unsqueeze(-1).unbind(-2)
+    u, v, w = directions.unbind(1)
+    theta = (x * u + y * v + z * w).unsqueeze(-1) * frequencies
     return torch.cos(theta), torch.sin(theta)
 
 
@@ -34,4 +39,4 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = pairs.select(-1, 0).unsqueeze(-3), pairs.select(-1, 1).unsqueeze(-3)
     cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
     rotated = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-3)
-    return rotated.flatten(-3)
+    return rotated.flatten(-3).to(x.dtype)  # of lower precision than the phases under autocast

@@ -12,7 +12,8 @@ where atoms coincide. Sums over atoms are batched matrix products over graphs of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, List
 
 import torch
@@ -53,6 +54,17 @@ class _Kernel:
                 yield blocks, rows, values
 
 
+def _without_autocast(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """In the precision of the arguments, in all derivatives too: autocast would round g_l, which holds the phases, to half."""
+
+    @functools.wraps(forward)
+    def run(ctx: Any, *args: Any) -> Tensor:
+        with torch.autocast(args[0].device.type, enabled=False):
+            return forward(ctx, *args)
+
+    return run
+
+
 class _Weights(torch.autograd.Function):
     """W_ij = Σ_c g_l(s_c t_ij) q_ci·k_cj: q, k (C, B, D, b), t (B, b, b) symmetric, s (C,) -> (B, b, b).
 
@@ -62,6 +74,7 @@ class _Weights(torch.autograd.Function):
     """
 
     @staticmethod
+    @_without_autocast
     def forward(ctx: Any, q: Tensor, k: Tensor, t: Tensor, squares: Tensor, order: int, kernel: _Kernel) -> Tensor:
         ctx.save_for_backward(q, k, t, squares)
         ctx.order, ctx.kernel = order, kernel
@@ -86,6 +99,7 @@ class _Sums(torch.autograd.Function):
     """S_cj = Σ_i G_ij g_l(s_c t_ij) q_ci: G (B, b, b), q (C, B, D, b) -> (C, B, D, b); see `_Weights`."""
 
     @staticmethod
+    @_without_autocast
     def forward(ctx: Any, weights: Tensor, q: Tensor, t: Tensor, squares: Tensor, order: int, kernel: _Kernel) -> Tensor:
         ctx.save_for_backward(weights, q, t, squares)
         ctx.order, ctx.kernel = order, kernel
@@ -131,7 +145,8 @@ def _weights(q: List[Tensor], k: Tensor, t: Tensor, squares: Tensor) -> List[Ten
         if tracing():
             return _traceable_weights(q, k, t, squares)
         kernel = _Kernel(t, squares)
-        return [_Weights.apply(q[order], k, t, squares, order, kernel) for order in range(len(q))]
+        k = k.to(t.dtype)
+        return [_Weights.apply(q[order].to(t.dtype), k, t, squares, order, kernel) for order in range(len(q))]
 
 
 def _traceable_weights(q: List[Tensor], k: Tensor, t: Tensor, squares: Tensor) -> List[Tensor]:
@@ -239,12 +254,12 @@ def _attend_block(
         others = 1 - torch.eye(blocks.block_size, dtype=v.dtype, device=v.device)
         weights[0] = weights[0] * others
     if max_degree == 0:
-        return torch.bmm(weights[0], values)
+        return torch.bmm(weights[0].to(values.dtype), values)
     x, y, z = between.unbind(1)
     harmonics = solid_harmonics(max_degree, x, y, z)
     terms: List[Tensor] = []
     for degree in range(max_degree + 1):
         for a in range(degree * degree, (degree + 1) * (degree + 1)):
-            terms.append(weights[degree] * harmonics[a])
+            terms.append((weights[degree] * harmonics[a]).to(values.dtype))
     # rows (atom, component): their products with the values come out side by side
     return torch.bmm(torch.stack(terms, dim=2).flatten(1, 2), values).view(blocks.num_blocks, blocks.block_size, -1)

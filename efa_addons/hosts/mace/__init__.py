@@ -3,16 +3,18 @@
 Importing this package (which unpickling a MACE model with EFA does, too) makes MACE's own tools aware of EFA: see `hooks`.
 """
 
-from efa_addons.hosts.mace.describe import describe, inspect
+from efa_addons.hosts.mace.describe import contributions, describe, inspect
 from efa_addons.hosts.mace.files import load, save
 from efa_addons.hosts.mace.hooks import install
-from efa_addons.hosts.mace.insert import efa_config, has_efa, insert_efa, strip_efa, without_efa
+from efa_addons.hosts.mace.insert import efa_config, efa_parameters, has_efa, insert_efa, strip_efa, without_efa
 
 install()
 
 __all__ = [
+    "contributions",
     "describe",
     "efa_config",
+    "efa_parameters",
     "has_efa",
     "insert_efa",
     "inspect",

@@ -33,13 +33,17 @@ def inspect(model: nn.Module, structures: Sequence[Atoms] | None = None) -> str:
         f"{dtype}, heads {list(getattr(model, 'heads', ['Default']))}, elements {elements}"
     )
     names = [f"layer{i}" for i in range(len(model.products))]
-    return head + "\n" + base.inspect(
-        describe(model),
-        efa_config(model),
-        efa_layers(model),
-        names,
-        lambda: contributions(model, probe(model) if structures is None else structures),
-        base.THE_PROBE if structures is None else "the structures",
+    return (
+        head
+        + "\n"
+        + base.inspect(
+            describe(model),
+            efa_config(model),
+            efa_layers(model),
+            names,
+            lambda: contributions(model, probe(model) if structures is None else structures),
+            base.THE_PROBE if structures is None else "the structures",
+        )
     )
 
 

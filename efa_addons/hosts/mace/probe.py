@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from ase import Atoms
 from mace import data
@@ -13,19 +12,14 @@ from mace.tools import torch_geometric
 from mace.tools.utils import AtomicNumberTable
 from torch import Tensor, nn
 
+from efa_addons.hosts import base
 from efa_addons.hosts.base import default_dtype
-
-SPACING = 1.5  # Å
-NUM_ATOMS = 12
 
 
 def probe(model: nn.Module) -> list[Atoms]:
     """One rattled cluster of the model's elements, non-periodic."""
-    rng = np.random.default_rng(0)
-    lattice = np.stack(np.unravel_index(np.arange(NUM_ATOMS), (3, 2, 2)), axis=1)
     elements = model.atomic_numbers.tolist()
-    numbers = [elements[i % len(elements)] for i in range(NUM_ATOMS)]
-    return [Atoms(numbers, SPACING * lattice + rng.uniform(-0.2, 0.2, (NUM_ATOMS, 3)))]
+    return [base.probe([elements[i % len(elements)] for i in range(base.NUM_PROBE_ATOMS)])]
 
 
 def batch_of(model: nn.Module, structures: Sequence[Atoms]) -> dict[str, Tensor]:

@@ -2,8 +2,10 @@
 
 from efa_addons.hosts.nequip.build import InsertEFA, NequIPEFAModel, StripEFA
 from efa_addons.hosts.nequip.calculator import NequIPEFACalculator
-from efa_addons.hosts.nequip.callbacks import EFAContributions, contributions
+from efa_addons.hosts.nequip.callbacks import EFAContributions
 from efa_addons.hosts.nequip.data import EFADataStatisticsManager, RefusePeriodic
+from efa_addons.hosts.nequip.describe import contributions, describe, inspect
+from efa_addons.hosts.nequip.files import load, save
 from efa_addons.hosts.nequip.insert import efa_config, efa_parameters, has_efa, insert_efa, strip_efa, without_efa
 from efa_addons.hosts.nequip.optimizer import EFAParamGroups
 
@@ -17,10 +19,14 @@ __all__ = [
     "RefusePeriodic",
     "StripEFA",
     "contributions",
+    "describe",
     "efa_config",
     "efa_parameters",
     "has_efa",
     "insert_efa",
+    "inspect",
+    "load",
+    "save",
     "strip_efa",
     "without_efa",
 ]

@@ -29,7 +29,7 @@ def NequIPEFAModel(efa: Mapping[str, Any], mode: str = "parallel", **options: An
         mode: "parallel" or "sequential", see `EFALayer`.
         options: of NequIPGNNModel.
     """
-    return insert_efa(NequIPGNNModel(**options), _config(efa), seed=options.get("seed"), mode=mode)
+    return insert_efa(NequIPGNNModel(**options), _config(efa), seed=options.get("seed"), mode=mode, inplace=True)
 
 
 def InsertEFA(
@@ -51,7 +51,7 @@ def InsertEFA(
         freeze_base: train EFA alone.
         seed: of EFA's inner weights.
     """
-    inserted = insert_efa(_build(model), _config(efa), seed=seed, mode=mode)
+    inserted = insert_efa(_build(model), _config(efa), seed=seed, mode=mode, inplace=True)
     if freeze_base:
         base.freeze_others(inserted, efa_layers(inserted))
     return inserted
@@ -59,7 +59,7 @@ def InsertEFA(
 
 def StripEFA(model: Mapping[str, Any]) -> nn.Module:
     """The model that another target makes, without its EFA."""
-    return strip_efa(_build(model))
+    return strip_efa(_build(model), inplace=True)
 
 
 def _build(model: Mapping[str, Any]) -> nn.Module:

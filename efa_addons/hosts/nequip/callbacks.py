@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Callback
 from nequip.data import AtomicDataDict
 from nequip.train import NequIPLightningModule
-from torch import nn
 
 from efa_addons.errors import EFAError
-from efa_addons.hosts import base
-from efa_addons.hosts.nequip.insert import efa_layers, network_of
+from efa_addons.hosts.nequip.describe import contributions
 
 
 class EFAContributions(Callback):
@@ -44,22 +41,3 @@ class EFAContributions(Callback):
             return
         for name, (attended, local) in contributions(pl_module.model, batch).items():
             pl_module.log(f"efa_contribution/{name}", attended / local, on_epoch=True, batch_size=1, add_dataloader_idx=False)
-
-
-def contributions(model: nn.Module, data: AtomicDataDict.Type) -> dict[str, tuple[float, float]]:
-    """For each layer with EFA: the norms per atom, averaged, of EFA's output and of the local layer's.
-
-    Args:
-        model: a NequIP model with EFA, or a ModuleDict with one. It runs in eager mode, also where it trains compiled.
-        data: structures with neighbor lists.
-    """
-    graph_model = next(iter(model.values())) if isinstance(model, nn.ModuleDict) else model
-    layers = efa_layers(graph_model)
-    base.require_efa(graph_model, bool(layers), "")
-    network = network_of(graph_model)
-
-    def run() -> None:
-        with torch.no_grad():
-            network({key: data[key] for key in graph_model.model_input_fields if key in data})
-
-    return base.contributions(layers, run, lambda output: output[AtomicDataDict.NODE_FEATURES_KEY])

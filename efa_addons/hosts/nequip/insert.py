@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from contextlib import AbstractContextManager
 
@@ -15,27 +16,31 @@ from efa_addons.hosts.nequip.layer import MODES, EFALayer
 _LAYER = re.compile(r"layer(\d+)_convnet")
 
 
-def insert_efa(model: nn.Module, config: EFAConfig, seed: int | None = None, mode: str = "parallel") -> nn.Module:
-    """Puts zero-initialised EFA blocks into a NequIP model, in place: energy, forces and stress are the same to the last bit.
+def insert_efa(
+    model: nn.Module, config: EFAConfig, seed: int | None = None, mode: str = "parallel", inplace: bool = False
+) -> nn.Module:
+    """A copy of a NequIP model with zero-initialised EFA blocks: energy, forces and stress are the same to the last bit.
 
     Args:
         model: a NequIP GNN (GraphModel), fresh, from a checkpoint or from a package, or a ModuleDict of them.
         config: settings; max_length and normalization must be numbers.
         seed: seed of the inner weights; none given: torch's generator. The global generator is left where it was.
         mode: "parallel" or "sequential", see `EFALayer`.
+        inplace: change `model` itself.
 
     Raises:
         EFAError: another kind of model, a model that has EFA already, or a layer that does not exist.
     """
     if mode not in MODES:
         raise EFAError(f"mode must be {' or '.join(MODES)}, got '{mode}'.")
+    base.refuse_a_second(has_efa(model))
+    model = model if inplace else copy.deepcopy(model)
     if isinstance(model, nn.ModuleDict):
         for single in model.values():
-            insert_efa(single, config, seed, mode)
+            insert_efa(single, config, seed, mode, inplace=True)
         return model
-    base.refuse_a_second(has_efa(model))
     network = network_of(model)
-    names = [name for name in network._modules if _LAYER.fullmatch(name)]
+    names = layer_names(network)
     layers = base.chosen_layers(config, len(names))
     like = next(model.parameters())
     with base.building(like, seed):
@@ -47,9 +52,10 @@ def insert_efa(model: nn.Module, config: EFAConfig, seed: int | None = None, mod
     return model
 
 
-def strip_efa(model: nn.Module) -> nn.Module:
-    """Takes the EFA blocks out of a model, in place. Energies change unless the blocks were untrained."""
+def strip_efa(model: nn.Module, inplace: bool = False) -> nn.Module:
+    """A copy of a model (or, `inplace`, itself) without its EFA blocks. Energies change unless the blocks were untrained."""
     base.require_efa(model, has_efa(model), "take out")
+    model = model if inplace else copy.deepcopy(model)
     for module in list(model.modules()):
         for name, child in module.named_children():
             if _is_layer(child):
@@ -99,8 +105,13 @@ def _is_layer(module: nn.Module) -> bool:
 def network_of(model: nn.Module) -> nn.Module:
     """The sequence of modules that holds the layers, found by their names."""
     for module in model.modules():
-        if any(_LAYER.fullmatch(name) for name in module._modules):
+        if layer_names(module):
             return module
     raise EFAError(
         f"EFA goes into a NequIP GNN with layers layer0_convnet, layer1_convnet, …; this {type(model).__name__} has none."
     )
+
+
+def layer_names(network: nn.Module) -> list[str]:
+    """layer0_convnet, layer1_convnet, … of the sequence that holds them."""
+    return [name for name in network._modules if _LAYER.fullmatch(name)]

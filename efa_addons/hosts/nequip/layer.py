@@ -5,12 +5,14 @@ What is here and in the core travels inside packaged models: it imports nothing 
 
 from __future__ import annotations
 
+import sys
 from typing import Dict, Final
 
 import torch
 from nequip.data import AtomicDataDict
 from nequip.nn import GraphModuleMixin
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
@@ -18,6 +20,10 @@ from efa_addons.nn.block import EFABlock
 from efa_addons.ops.tracing import tracing
 
 MODES = ("parallel", "sequential")
+_NO_MLIAP = (
+    "EFA needs the positions of all atoms, and LAMMPS' ML-IAP interface passes edge vectors only: compile the model with "
+    "nequip-compile --target pair_nequip and run it on one rank."
+)
 
 
 class EFALayer(GraphModuleMixin, torch.nn.Module):
@@ -43,6 +49,7 @@ class EFALayer(GraphModuleMixin, torch.nn.Module):
         self.efa = EFABlock(str(source), str(target), config)
         self.parallel = mode == "parallel"
         self.checks = checks
+        self.max_length = float(config.max_length)
         self.enabled = True  # see `insert.without_efa`
 
     def forward(self, data: Dict[str, Tensor]) -> Dict[str, Tensor]:
@@ -50,14 +57,38 @@ class EFALayer(GraphModuleMixin, torch.nn.Module):
             return self.local(data)
         if self.checks:
             refuse_what_efa_cannot_serve(data)
+        if get_proxy_mode() is not None:
+            self._keep_to_the_quadrature()
         if self.parallel:
             attended = self._attend(data)
             data = self.local(data)
         else:
             data = self.local(data)
             attended = self._attend(data)
-        data[AtomicDataDict.NODE_FEATURES_KEY] = data[AtomicDataDict.NODE_FEATURES_KEY] + attended
+        features = data[AtomicDataDict.NODE_FEATURES_KEY] + attended
+        if self.checks and tracing():
+            features = features * nan_if_periodic(data, features.dtype)
+        data[AtomicDataDict.NODE_FEATURES_KEY] = features
         return data
+
+    @torch.jit.unused
+    def _get_metadata_contributions(self) -> Dict[str, str]:
+        """What a compiled model carries; asked for by NequIP's programs for inference, among them the one for ML-IAP."""
+        frame = sys._getframe()
+        while frame is not None:
+            if frame.f_globals.get("__name__", "").startswith("nequip.integrations.lammps_mliap"):
+                raise EFAError(_NO_MLIAP)
+            frame = frame.f_back
+        return {"efa_max_length": str(self.max_length)} if self.checks else {}
+
+    @torch.jit.unused
+    def _keep_to_the_quadrature(self) -> None:
+        """A model that NequIP records takes the quadrature in the record, and from then on in eager mode, too.
+
+        NequIP compares the two (in double precision to 1e-12), and trains with both: it compiles no batch of one structure.
+        """
+        if getattr(self.efa.attention, "method", "") == "auto":
+            self.efa.attention.pairwise_up_to = 0
 
     def _attend(self, data: Dict[str, Tensor]) -> Tensor:
         # A single structure may come without `batch` and `num_atoms`, as from the compiled models' callers.
@@ -70,13 +101,19 @@ class EFALayer(GraphModuleMixin, torch.nn.Module):
 def refuse_what_efa_cannot_serve(data: Dict[str, Tensor]) -> None:
     """ML-IAP, which has no positions, and structures with edges to periodic images (NequIP's models do not see pbc)."""
     if AtomicDataDict.POSITIONS_KEY not in data or AtomicDataDict.LMP_MLIAP_DATA_KEY in data:
-        raise EFAError(
-            "EFA needs the positions of all atoms, and LAMMPS' ML-IAP interface passes edge vectors only: compile "
-            "the model with --target pair_nequip and run it on one rank."
-        )
-    shifts = data.get(AtomicDataDict.EDGE_CELL_SHIFT_KEY)
+        raise EFAError(_NO_MLIAP)
+    shifts = data.get(AtomicDataDict.EDGE_CELL_SHIFT_KEY)  # a traced model: see `nan_if_periodic`
     if shifts is not None and not tracing() and bool((shifts != 0).any().item()):
         raise EFAError(
             "EFA got a periodic structure (an edge to a periodic image). Absolute positions are not defined under periodic "
             "boundary conditions and periodic EFA does not exist yet: set pbc to false, or use the model without EFA."
         )
+
+
+def nan_if_periodic(data: Dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """1, or NaN where an edge leads to a periodic image: a compiled model cannot raise, and must not be silently wrong."""
+    shifts = data.get(AtomicDataDict.EDGE_CELL_SHIFT_KEY)
+    if shifts is None:
+        shifts = torch.zeros([1], device=data[AtomicDataDict.POSITIONS_KEY].device)
+    crossings = shifts.detach().abs().sum().to(dtype)
+    return torch.where(crossings > 0, torch.full_like(crossings, float("nan")), torch.ones_like(crossings))

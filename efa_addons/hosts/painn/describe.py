@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 
-import numpy as np
 import torch
 from ase import Atoms
 from schnetpack.interfaces.ase_interface import AtomsConverter
@@ -42,7 +41,7 @@ def inspect(model: nn.Module, structures: Sequence[Atoms] | None = None) -> str:
             efa_config(model),
             efa_layers(model),
             [f"layer{i}" for i in range(len(painn.mixing))],
-            lambda: contributions(model, [_probe()] if structures is None else structures),
+            lambda: contributions(model, [base.probe(["H", "C", "O"] * 4)] if structures is None else structures),
             "a small cluster of H, C and O (--data takes other structures)" if structures is None else "the structures",
         )
     )
@@ -60,9 +59,3 @@ def batch_of(model: nn.Module, structures: Sequence[Atoms]) -> dict[str, Tensor]
     cutoff = float(representation_of(model).cutoff)
     converter = AtomsConverter(ASENeighborList(cutoff), dtype=like.dtype, device=like.device)
     return converter([Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc) for atoms in structures])
-
-
-def _probe() -> Atoms:
-    rng = np.random.default_rng(0)
-    lattice = np.stack(np.unravel_index(np.arange(12), (3, 2, 2)), axis=1)
-    return Atoms("HCO" * 4, 1.5 * lattice + rng.uniform(-0.2, 0.2, (12, 3)))

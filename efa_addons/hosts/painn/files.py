@@ -21,9 +21,13 @@ def load(path: Path | str) -> nn.Module:
     try:
         model = load_model(str(path))
     except (AttributeError, RuntimeError) as error:  # a task, a checkpoint, or a TorchScript archive
-        raise EFAError(f"{path} is no best_model of spktrain ({error}): give the file of that name in the run's folder.") from error
+        raise EFAError(
+            f"{path} is no best_model of spktrain ({error}): give the file of that name in the run's folder."
+        ) from error
     if not hasattr(model, "representation") or isinstance(model, torch.jit.ScriptModule):
-        raise EFAError(f"{path} holds a {type(model).__name__}: give the best_model of a run of spktrain, not the deployed one.")
+        raise EFAError(
+            f"{path} holds a {type(model).__name__}: give the best_model of a run of spktrain, not the deployed one."
+        )
     return model
 
 

@@ -97,7 +97,8 @@ class Base:
         for name, offsets in self.offsets.items():
             if name not in removed and (offsets.add_mean or offsets.add_atomrefs):
                 raise EFAError(
-                    f"the base adds offsets to '{name}' and data.transforms remove none: add schnetpack.transform.RemoveOffsets "
+                    f"the base adds offsets to '{name}' and data.transforms remove none: add "
+                    "schnetpack.transform.RemoveOffsets "
                     f"with {_flags(name, offsets.add_mean, offsets.add_atomrefs, offsets.is_extensive)}."
                 )
         self._look_for_known_structures(datamodule)
@@ -110,7 +111,9 @@ class Base:
             raise EFAError(f"data.transforms remove offsets ({theirs}) and the base adds none: leave RemoveOffsets out.")
         ours = _flags(name, offsets.add_mean, offsets.add_atomrefs, offsets.is_extensive)
         if ours != theirs:
-            raise EFAError(f"data.transforms remove offsets with {theirs}, and the base adds them with {ours}: make them equal.")
+            raise EFAError(
+                f"data.transforms remove offsets with {theirs}, and the base adds them with {ours}: make them equal."
+            )
         if offsets.add_mean:
             transform.mean = _copy(offsets.mean)
         if offsets.add_atomrefs:

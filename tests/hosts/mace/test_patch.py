@@ -19,8 +19,8 @@ from mace.modules import models
 from mace_support import evaluate, randomize
 
 from efa_addons import EFAConfig
-from efa_addons.hosts.mace import insert_efa
 from efa_addons.hosts.derive import add_lines
+from efa_addons.hosts.mace import insert_efa
 from efa_addons.hosts.mace.model import FORWARD, SUPPORTED
 
 PATCHED = "0.3.16"

@@ -19,7 +19,7 @@ from nequip_support import randomize
 from efa_addons.hosts.nequip import layer
 
 
-def config(mode: str, **efa: bool) -> dict[str, Any]:
+def config(mode: str, **efa: Any) -> dict[str, Any]:
     return {
         "_target_": "efa_addons.hosts.nequip.NequIPEFAModel",
         "mode": mode,
@@ -45,6 +45,8 @@ def config(mode: str, **efa: bool) -> dict[str, Any]:
 
 
 class _OnEFA(BaseEnergyModelTests):
+    test_ase_compile = None  # minutes each: in TestCompiledEFA
+
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def as_clusters(cls):
@@ -63,8 +65,12 @@ class _OnEFA(BaseEnergyModelTests):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def conffile(cls):
-        return str(Path(__file__).parents[3] / "configs" / "nequip" / "tutorial.yaml")
+    def conffile(cls, workspace):
+        """The tutorial, with data."""
+        tutorial = Path(__file__).parents[3] / "configs" / "nequip" / "tutorial.yaml"
+        path = workspace / "host_suite.yaml"
+        path.write_text(tutorial.read_text().replace("data_file: train.xyz", f"data_file: {workspace / 'train.xyz'}"))
+        return str(path)
 
 
 class TestUntrainedEFA(_OnEFA):
@@ -115,3 +121,15 @@ class TestTrainedEFA(_OnEFA):
         if config["mode"] == "parallel":
             pytest.skip("asserts that an atom beyond the cutoff has no part in the energy: with EFA it has")
         super().test_embedding_cutoff(model, device)
+
+
+@pytest.mark.slow
+class TestCompiledEFA(TestTrainedEFA):
+    """By the quadrature, which compiled models take: NequIP compares them with the package to 1e-12 in double precision."""
+
+    test_ase_compile = BaseEnergyModelTests.test_ase_compile
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def config(cls):
+        return config("parallel", include_self=False, use_bias=False, method="quadrature")

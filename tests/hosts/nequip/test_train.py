@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import ase.io
 import pytest
 import torch
 import yaml
 from nequip.integrations.ase import NequIPCalculator
-from nequip.model import ModelFromCheckpoint, ModelFromPackage
-from nequip.utils.global_state import set_global_state
+from nequip_programs import ROOT, SMALL, run, saved, train
 from nequip_support import batch_of, evaluate
 
 from efa_addons import EFAError
 from efa_addons.hosts.nequip import NequIPEFACalculator, efa_config, efa_parameters, has_efa
-
-ROOT = Path(__file__).parents[3]
-QUICK = ["trainer.max_epochs=2", "++trainer.enable_progress_bar=false", "++trainer.enable_model_summary=false"]
-SMALL = [
-    "training_module.model.num_features=4",
-    "training_module.model.radial_mlp_width=8",
-    "training_module.model.num_layers=2",
-]
-
-
-def run(*command: str, cwd: Path, check: bool = True, **environment: str) -> str:
-    """Output and errors of a command of this environment."""
-    program = Path(sys.executable).parent / command[0]
-    env = {**os.environ, "PYTHONWARNINGS": "ignore", **environment}
-    done = subprocess.run([str(program), *command[1:]], cwd=cwd, env=env, capture_output=True, text=True)
-    text = done.stdout + done.stderr
-    assert not check or done.returncode == 0, text[-4000:]
-    return text
-
-
-def train(
-    workspace: Path, name: str, config: str, *overrides: str, check: bool = True, configs: Path = ROOT / "configs" / "nequip"
-) -> tuple[Path, str]:
-    """Runs a shipped configuration; returns the folder of the run and what it printed."""
-    folder = workspace / name
-    command = ["nequip-train", "-cp", str(configs), "-cn", config, f"hydra.run.dir={folder}"]
-    text = run(*command, f"data_file={workspace / 'train.xyz'}", *QUICK, *overrides, cwd=workspace, check=check)
-    return folder, text
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +35,6 @@ def package(fresh, workspace) -> Path:
     return path
 
 
-def saved(path: Path) -> torch.nn.Module:
-    set_global_state(allow_tf32=False)
-    model = (ModelFromPackage if path.suffix == ".zip" else ModelFromCheckpoint)(str(path))
-    return (next(iter(model.values())) if isinstance(model, torch.nn.ModuleDict) else model).eval()
-
-
 def test_the_tutorial_trains_efa(fresh, workspace):
     model = saved(fresh / "best.ckpt")
     config = efa_config(model)
@@ -78,6 +43,9 @@ def test_the_tutorial_trains_efa(fresh, workspace):
     assert 1.1 * largest < config.max_length <= 1.2 * largest + 1e-6 and config.normalization == 9.0
     last = [p for name, p in efa_parameters(model).items() if name.endswith(("mlp.2.weight", "out.weight"))]
     assert len(last) == 4 and all(p.abs().max() > 0 for p in last)
+    # what is loaded is the moving average
+    raw = torch.load(fresh / "best.ckpt", weights_only=False)["state_dict"]
+    assert all(not torch.equal(p, raw[f"model.sole_model.{name}"]) for name, p in efa_parameters(model).items())
 
 
 def test_contributions_are_logged(fresh, workspace):
@@ -175,6 +143,19 @@ def test_calculators(fresh, package, ethanol):
     ethanol.pbc = True
     with pytest.raises(EFAError, match="periodic"):
         ethanol.get_potential_energy()
+
+
+def test_preparing_for_mliap_is_refused(fresh, package, workspace, monkeypatch):
+    """nequip-prepare-lmp-mliap, with LAMMPS' Python package played by an empty class; NequIP's own models pass."""
+    for name in ("lammps", "lammps.mliap", "lammps.mliap.mliap_unified_abc"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules["lammps.mliap.mliap_unified_abc"].MLIAPUnified = type("MLIAPUnified", (), {})
+    program = importlib.import_module("nequip.integrations.lammps_mliap.create_lmp_mliap_file")
+    out = workspace / "refused.nequip.lmp.pt"
+    for model in (fresh / "best.ckpt", package):
+        with pytest.raises(ValueError, match="ML-IAP interface passes edge vectors only: compile"):
+            program.main([str(model), str(out)])
+    assert not out.exists()
 
 
 def test_shipped_configurations_have_all_sections():

@@ -1,0 +1,83 @@
+"""What a NequIP model says about its EFA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import torch
+from ase import Atoms
+from nequip.data import AtomicDataDict, from_ase
+from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListTransform
+from nequip.nn import graph_model
+from torch import nn
+
+from efa_addons.hosts import base
+from efa_addons.hosts.nequip.insert import efa_config, efa_layers, layer_names, network_of
+
+
+def describe(model: nn.Module, atoms_per_graph: int | None = None, num_graphs: int = 1) -> str:
+    """One line: layers, grid, frequencies, parameters; and EFA's memory in a training step where a batch is given."""
+    num_layers = len(layer_names(network_of(model)))
+    device = next(model.parameters()).device
+    return base.describe(model, efa_layers(model), num_layers, efa_config(model), atoms_per_graph, num_graphs, device)
+
+
+def inspect(model: nn.Module, structures: Sequence[Atoms] | None = None) -> str:
+    """What a model contains: layers, EFA settings that differ from the defaults, and how much EFA says in each layer.
+
+    Args:
+        model: a NequIP model.
+        structures: to measure the contributions on; none given: a small cluster of the model's types.
+    """
+    names = [name.removesuffix("_convnet") for name in layer_names(network_of(model))]
+    types = _types(model)
+    head = (
+        f"NequIP (read by nequip {version('nequip')}): {len(names)} layers, r_max {_r_max(model):.4g} Å, "
+        f"{str(model.model_dtype).removeprefix('torch.')}, types {', '.join(types)}"
+    )
+
+    def measured() -> dict[str, tuple[float, float]]:
+        return contributions(model, batch_of(model, [_probe(types)] if structures is None else structures))
+
+    where = base.THE_PROBE if structures is None else "the structures"
+    return head + "\n" + base.inspect(describe(model), efa_config(model), efa_layers(model), names, measured, where)
+
+
+def contributions(model: nn.Module, data: AtomicDataDict.Type) -> dict[str, tuple[float, float]]:
+    """For each layer with EFA: the norms per atom, averaged, of EFA's output and of the local layer's.
+
+    Args:
+        model: a NequIP model with EFA, or a ModuleDict with one. It runs in eager mode, also where it trains compiled.
+        data: structures with neighbor lists.
+    """
+    graph_model = next(iter(model.values())) if isinstance(model, nn.ModuleDict) else model
+    layers = efa_layers(graph_model)
+    base.require_efa(graph_model, bool(layers), "")
+    network = network_of(graph_model)
+
+    def run() -> None:
+        with torch.no_grad():
+            network({key: data[key] for key in graph_model.model_input_fields if key in data})
+
+    return base.contributions(layers, run, lambda output: output[AtomicDataDict.NODE_FEATURES_KEY])
+
+
+def batch_of(model: nn.Module, structures: Sequence[Atoms]) -> AtomicDataDict.Type:
+    """What NequIP's data loader makes of structures whose chemical symbols are the model's types."""
+    types = _types(model)
+    to_types = ChemicalSpeciesToAtomTypeMapper(types, chemical_species_to_atom_type_map={name: name for name in types})
+    to_neighbors = NeighborListTransform(r_max=_r_max(model))
+    return AtomicDataDict.batched_from_list([to_neighbors(to_types(from_ase(atoms))) for atoms in structures])
+
+
+def _types(model: nn.Module) -> list[str]:
+    return str(model.metadata[graph_model.TYPE_NAMES_KEY]).split(" ")
+
+
+def _r_max(model: nn.Module) -> float:
+    return float(model.metadata[graph_model.R_MAX_KEY])
+
+
+def _probe(types: Sequence[str]) -> Atoms:
+    return base.probe([types[i % len(types)] for i in range(base.NUM_PROBE_ATOMS)])

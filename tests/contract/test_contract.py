@@ -1,0 +1,310 @@
+"""What every adapter keeps, whatever its host: the same assertions on MACE, NequIP and PaiNN."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import molecule
+from case import CUTOFF, Case, Output
+from scipy.spatial.transform import Rotation
+from torch import nn
+
+from efa_addons import EFAConfig, EFAError, EFAWarning
+
+SMALL = EFAConfig(max_length=9.0, num_features_qk=4, num_features_v=4, mlp_features=8)
+CONFIGS = {
+    "default": SMALL,
+    "all degrees": SMALL.replace(
+        max_degree_qk=1, tensor_integration=True, ti_max_degree_sph=2, ti_max_degree=1, ti_parametrize_coupling_paths=True,
+        activation="gelu", frequencies_trainable=True,
+    ),
+    "one layer": SMALL.replace(layers=[1], include_self=False, use_bias=False),
+    "control": SMALL.replace(emulate=True),
+}  # fmt: skip
+ATTENDING = [name for name in CONFIGS if name != "control"]
+
+
+def ethanol(seed: int = 0) -> Atoms:
+    atoms = molecule("CH3CH2OH")
+    atoms.rattle(0.05, seed=seed)
+    return atoms
+
+
+def randomized(host: Case, model: nn.Module, size: float = 0.2) -> nn.Module:
+    """Random weights in the EFA blocks, so that they say something."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in host.adapter.efa_parameters(model).items():
+            if not name.endswith("frequencies"):
+                parameter.copy_(size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    return model
+
+
+def with_efa(host: Case, config: EFAConfig = SMALL, dtype: torch.dtype = torch.float64) -> nn.Module:
+    return randomized(host, host.adapter.insert_efa(host.stock(dtype), config, seed=1))
+
+
+def equal(first: Output, second: Output) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def close(first: Output, second: Output, tolerance: float) -> None:
+    for name, a, b in zip(Output._fields, first, second, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=tolerance), f"{name}: {(a - b).abs().max():.1e} apart"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_insertion_changes_not_one_bit(host, config, dtype):
+    stock = host.stock(dtype)
+    inserted = host.adapter.insert_efa(stock, config, seed=1)
+    structures = [ethanol(), molecule("H2O")]
+    before = host.evaluate(stock, structures)
+    assert equal(before, host.evaluate(inserted, structures))
+    assert host.adapter.has_efa(inserted) and not host.adapter.has_efa(stock)
+    assert host.adapter.efa_config(inserted) == config and host.adapter.efa_config(stock) is None
+    after = host.evaluate(randomized(host, inserted), structures)
+    assert (after.energy - before.energy).abs().min() > 1e-4  # it could have
+
+
+def test_insertion_is_reproducible_and_leaves_the_generator_alone(host):
+    stock = host.stock()
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    blocks = [host.adapter.efa_parameters(host.adapter.insert_efa(stock, SMALL, seed=seed)) for seed in (1, 1, 2)]
+    assert torch.equal(torch.rand(1), expected)
+    first, again, other = (torch.cat([p.flatten() for p in block.values()]) for block in blocks)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_off_is_absent_and_strip_gives_the_host_back(host, config):
+    stock, model = host.stock(), with_efa(host, config)
+    expected, changed = host.evaluate(stock, [ethanol()]), host.evaluate(model, [ethanol()])
+    assert not equal(expected, changed)
+    with host.adapter.without_efa(model):
+        assert equal(host.evaluate(model, [ethanol()]), expected)
+    assert equal(host.evaluate(model, [ethanol()]), changed)
+    stripped = host.adapter.strip_efa(model)
+    assert equal(host.evaluate(stripped, [ethanol()]), expected)
+    assert set(stripped.state_dict()) == set(stock.state_dict()) and not host.adapter.has_efa(stripped)
+    assert host.adapter.has_efa(model)
+
+
+def moved(atoms: Atoms, improper: bool) -> tuple[Atoms, torch.Tensor]:
+    """Turned (and mirrored) about a far origin; and the matrix."""
+    matrix = (-1 if improper else 1) * Rotation.random(random_state=1).as_matrix()
+    turned = atoms.copy()
+    turned.positions = atoms.positions @ matrix.T + [100.0, -50.0, 3.0]
+    return turned, torch.as_tensor(matrix)
+
+
+@pytest.mark.parametrize("improper", [False, True], ids=["rotation", "reflection"])
+@pytest.mark.parametrize("name", ATTENDING)
+def test_rotations_reflections_and_translations(host, name, improper):
+    model = with_efa(host, CONFIGS[name])
+    turned, matrix = moved(ethanol(), improper)
+    before, after = host.evaluate(model, [ethanol()]), host.evaluate(model, [turned])
+    expected = Output(before.energy, before.forces @ matrix.T, matrix @ before.by_strain @ matrix.T)
+    close(after, expected, host.tolerance)
+
+
+def test_a_grid_that_is_too_small_fails_the_test_of_rotations(host):
+    model = with_efa(host, SMALL.replace(lebedev_num=6, max_frequency=6.0))
+    turned, _ = moved(ethanol(), False)
+    energies = [host.evaluate(model, [atoms]).energy.item() for atoms in (ethanol(), turned)]
+    assert abs(energies[0] - energies[1]) > 100 * host.tolerance
+
+
+@pytest.mark.parametrize("name", ATTENDING)
+def test_order_of_atoms_and_of_neighbors(host, name):
+    model = with_efa(host, CONFIGS[name])
+    expected = host.evaluate(model, [ethanol()])
+    order = np.random.default_rng(0).permutation(len(ethanol()))
+    found = host.evaluate(model, [ethanol()[order]])
+    close(found, Output(expected.energy, expected.forces[order], expected.by_strain), host.tolerance)
+    close(host.evaluate(model, [ethanol()], order=1), expected, host.tolerance)
+
+
+@pytest.mark.parametrize("name", ATTENDING)
+@pytest.mark.parametrize("method", ["pairwise", "quadrature"])
+def test_a_batch_is_its_structures(host, name, method):
+    model = with_efa(host, CONFIGS[name].replace(method=method))
+    structures = [ethanol(), molecule("H2O"), ethanol(1), molecule("CH4")]
+    together = host.evaluate(model, structures)
+    apart = [host.evaluate(model, [atoms]) for atoms in structures]
+    expected = Output(*(torch.cat(values) for values in zip(*apart, strict=True)))
+    close(together, expected, host.tolerance)
+
+
+@pytest.mark.parametrize("name", ATTENDING)
+def test_forces_and_stress_are_derivatives(host, name, step=1e-4):
+    model = with_efa(host, CONFIGS[name])
+    out = host.evaluate(model, [ethanol()])
+
+    def slope(displace) -> float:
+        energies = []
+        for sign in (1, -1):
+            atoms = ethanol()
+            displace(atoms, sign * step)
+            energies.append(host.evaluate(model, [atoms]).energy.item())
+        return (energies[0] - energies[1]) / (2 * step)
+
+    for atom, axis in ((0, 0), (4, 1), (8, 2)):
+
+        def shift(atoms, size, atom=atom, axis=axis):
+            atoms.positions[atom, axis] += size
+
+        assert out.forces[atom, axis].item() == pytest.approx(-slope(shift), abs=2e-6)
+    for i, j in ((0, 0), (0, 1), (2, 1)):
+
+        def strain(atoms, size, i=i, j=j):
+            matrix = np.eye(3)
+            matrix[i, j] += size / 2
+            matrix[j, i] += size / 2
+            atoms.positions = atoms.positions @ matrix
+
+        assert out.by_strain[0, i, j].item() == pytest.approx(slope(strain), abs=2e-6)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_every_parameter_is_optimized_and_has_a_gradient(host, config):
+    """Also for the sake of data-parallel training, which would wait for ever for a parameter without."""
+    model = with_efa(host, config)
+    new = host.adapter.efa_parameters(model)
+    ids = [id(parameter) for parameter in host.optimized(model)]
+    assert len(ids) == len(set(ids)) and all(id(parameter) in ids for parameter in new.values())
+    out = host.evaluate(model, [ethanol(), molecule("H2O")], training=True)
+    (out.energy.square().sum() + out.forces.square().sum()).backward()
+    missing = [name for name, parameter in new.items() if parameter.grad is None]
+    assert not missing
+    assert any(parameter.grad.abs().max() > 0 for parameter in new.values())
+
+
+def test_fine_tuning_saving_loading_and_stripping(host, tmp_path):
+    """From a stock model and back, through the host's own files and its calculator in another process."""
+    model = host.adapter.insert_efa(host.stock(), SMALL, seed=1)
+    optimizer = torch.optim.Adam(host.optimized(model), lr=1e-2)
+    losses = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        out = host.evaluate(model, [ethanol(), molecule("H2O")], training=True)
+        loss = out.energy.square().sum() + out.forces.square().sum()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    expected = host.evaluate(model, [ethanol()])
+    path = tmp_path / f"tuned{host.suffix}"
+    host.save(model, path)
+    energy, forces = host.calculated(path, ethanol())
+    assert energy == pytest.approx(expected.energy.item(), abs=1e-9)
+    assert torch.allclose(forces, expected.forces.detach(), rtol=0, atol=1e-9)
+    loaded = host.adapter.load(path)
+    assert host.adapter.efa_config(loaded) == SMALL
+    close(host.evaluate(loaded, [ethanol()]), expected, 1e-12)
+    with host.adapter.without_efa(model):
+        local = host.evaluate(model, [ethanol()])
+    close(host.evaluate(host.adapter.strip_efa(loaded), [ethanol()]), local, 1e-12)
+
+
+@pytest.mark.parametrize("name", ATTENDING)
+def test_export_equals_eager(host, name):
+    """Also for structures of other sizes than those it was made with. What cannot look at sizes takes the quadrature."""
+    model = with_efa(host, CONFIGS[name].replace(method="quadrature", tolerance=1e-8))
+    exported = host.exported(model, [ethanol(), molecule("H2O"), molecule("CH3OH")])
+    for structures in ([molecule("CH4"), ethanol(1)], [ethanol(), molecule("H2O"), molecule("CH3OH")]):
+        close(exported(structures), host.evaluate(model, structures), host.tolerance)
+
+
+def test_it_sees_beyond_the_cutoff(host):
+    """Three layers reach 3 times the cutoff, and the waters are farther apart."""
+
+    def energy(model: nn.Module, distance: float) -> float:
+        pair = molecule("H2O")
+        other = molecule("H2O")
+        other.positions += [0, 0, distance]
+        return host.evaluate(model, [pair + other]).energy.item()
+
+    far = 3 * CUTOFF + 3.0
+    config = SMALL.replace(max_length=15.0)
+    stock, model = host.stock(), with_efa(host, config)
+    assert energy(stock, far) == pytest.approx(energy(stock, far + 1), abs=1e-10)
+    assert abs(energy(model, far) - energy(model, far + 1)) > 1e-5
+
+
+def test_a_lonely_atom(host):
+    """No NaN; without the self term and biases nothing is added to it."""
+    atom = Atoms("O", [[1.0, 2.0, 3.0]])
+    stock = host.evaluate(host.stock(), [atom])
+    model = with_efa(host, SMALL.replace(include_self=False, use_bias=False))
+    assert equal(host.evaluate(model, [atom]), stock)
+    attended = host.evaluate(with_efa(host), [atom, molecule("H2O")])
+    assert all(torch.isfinite(values).all() for values in attended)
+    assert attended.forces[0].abs().max() == 0 and attended.energy[0] != stock.energy[0]
+
+
+def test_a_structure_beyond_max_length_is_a_warning(host):
+    model = with_efa(host, SMALL.replace(max_length=2.0, method="quadrature", layers=[0]))
+    with pytest.warns(EFAWarning, match="is .* Å wide, EFA was set up for max_length=2.00 Å") as caught:
+        for _ in range(3):
+            host.evaluate(model, [ethanol()])
+    assert len([warning for warning in caught if warning.category is EFAWarning]) == 1
+
+
+def test_periodic_structures_are_refused(host):
+    boxed = ethanol()
+    boxed.set_cell(4 * np.eye(3))  # small: there are edges to periodic images
+    model = with_efa(host)
+    open_boundaries = host.evaluate(model, [boxed])
+    assert open_boundaries.energy.item() == pytest.approx(host.evaluate(model, [ethanol()]).energy.item(), abs=1e-12)
+    boxed.pbc = [True, True, True]
+    with pytest.raises(EFAError, match="periodic"):
+        host.evaluate(model, [boxed])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_model_keeps_its_dtype(host, dtype):
+    model = with_efa(host, dtype=dtype)
+    assert {p.dtype for p in host.adapter.efa_parameters(model).values()} == {dtype}
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_what_a_model_says_of_its_efa(host):
+    model = with_efa(host, SMALL.replace(layers=[0, 2]))
+    assert "EFA in 2 of 3 layers" in host.adapter.describe(model) and "MiB" not in host.adapter.describe(model)
+    assert "MiB in a training step of 4 x 9 atoms" in host.adapter.describe(model, 9, 4)
+    text = host.adapter.inspect(model)
+    assert "layer 1: no EFA" in text and "max_length: 9.0" in text and "untrained" not in text
+    assert text.count("norm of EFA's output") == 2
+    assert "untrained" in host.adapter.inspect(host.adapter.insert_efa(host.stock(), SMALL), [ethanol()])
+    assert "no EFA" in host.adapter.inspect(host.stock())
+
+
+def test_errors_say_what_was_given(host):
+    stock, model = host.stock(), with_efa(host)
+    for refused, message in (
+        (lambda: host.adapter.insert_efa(model, SMALL), "has EFA already; take it out first"),
+        (lambda: host.adapter.insert_efa(stock, SMALL.replace(layers=[0, 3])), r"layers \[3\] do not exist.*0 to 2"),
+        (lambda: host.adapter.insert_efa(nn.Linear(1, 1), SMALL), "Linear"),
+        (lambda: host.adapter.strip_efa(stock), "no EFA to take out"),
+        (lambda: host.adapter.without_efa(stock), "no EFA to switch off"),
+    ):
+        with pytest.raises(EFAError, match=message):
+            refused()
+    assert equal(host.evaluate(stock, [ethanol()]), host.evaluate(host.stock(), [ethanol()]))
+
+
+def test_a_copy_is_a_model_of_its_own(host):
+    model = with_efa(host)
+    expected = host.evaluate(model, [ethanol()])
+    copied = deepcopy(model)
+    with torch.no_grad():
+        for parameter in host.adapter.efa_parameters(model).values():
+            parameter.zero_()
+    close(host.evaluate(copied, [ethanol()]), expected, 1e-12)

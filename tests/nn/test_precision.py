@@ -1,0 +1,90 @@
+"""Reduced precision (TF32, autocast) may round the contractions; phases never."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from efa_addons import EuclideanFastAttention
+
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "matmul", "linear", "einsum")
+FORMS = [{"method": "quadrature"}, {"method": "pairwise"}]
+TENSORS = {"tensor_integration": True, "ti_max_degree_sph": 2, "ti_max_degree": 1}
+OPTIONS = [{"max_degree": 0}, {"max_degree": 1, **TENSORS}]
+
+
+def place(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+class WhereFrom(TorchDispatchMode):
+    """Follows what positions alone go into, and keeps the matrix products and the half precision among it.
+
+    What has been multiplied with features is no longer a phase, and followed no further.
+    """
+
+    def __init__(self, positions: torch.Tensor, features: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.positions, self.features = {place(positions)}, {place(f) for f in features}
+        self.found: list[str] = []
+        self.kept: list[torch.Tensor] = []  # so that no place is used twice
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        made = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        self.kept += tensors + made
+        if any(place(t) in self.features for t in tensors):
+            self.features |= {place(t) for t in made}
+        elif any(place(t) in self.positions for t in tensors):
+            self.positions |= {place(t) for t in made}
+            if str(func).split(".")[1] in PRODUCTS and made[0].dtype != torch.float64:
+                self.found.append(str(func))
+            self.found += [f"{func} in {t.dtype}" for t in made if t.dtype in (torch.bfloat16, torch.float16)]
+        return out
+
+
+@pytest.fixture
+def inputs(atoms):
+    _, batch, num_graphs = atoms(7, 5)
+    return 0.5 * torch.randn(len(batch), 3).double(), batch, num_graphs
+
+
+@pytest.mark.parametrize("low", ["nothing", "autocast", "features"])
+@pytest.mark.parametrize("options", OPTIONS, ids=["scalars", "tensors"])
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_no_phase_is_rounded(inputs, form, options, low):
+    """Neither to half precision nor by a matrix product, which TF32 rounds on a GPU. Forward, forces, and a training step."""
+    positions, batch, num_graphs = inputs
+    module = EuclideanFastAttention(8, **options, **form, max_length=5.0)
+    x = torch.randn(len(batch), *module.input_shape, dtype=torch.bfloat16 if low == "features" else None).requires_grad_()
+    positions.requires_grad_()
+    with (
+        WhereFrom(positions, [x, *module.parameters()]) as trace,
+        torch.autocast("cpu", torch.bfloat16, enabled=low != "nothing"),
+    ):
+        energy = module(x, positions, batch, num_graphs).square().sum()
+        (forces,) = torch.autograd.grad(energy, positions, create_graph=True)
+        forces.square().sum().backward()
+    allowed = "aten.mm.default" if form["method"] == "pairwise" else None  # g_l by its series, see `kernel_values`: CPU only
+    assert [name for name in trace.found if name != allowed] == []
+    assert len(trace.positions) > 20
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_training_step_under_autocast(form, inputs):
+    positions, batch, num_graphs = inputs
+    module = EuclideanFastAttention(8, 1, **TENSORS, **form, max_length=5.0)
+    x = torch.randn(len(batch), *module.input_shape)
+
+    def gradients(enabled: bool) -> torch.Tensor:
+        module.zero_grad()
+        points = positions.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            energy = module(x, points, batch, num_graphs).float().square().sum()
+            (forces,) = torch.autograd.grad(energy, points, create_graph=True)
+        (energy + forces.square().sum()).backward()
+        return torch.cat([p.grad.flatten() for p in module.parameters()])
+
+    exact, rounded = gradients(False), gradients(True)
+    assert (exact - rounded).norm() < 0.05 * exact.norm()
