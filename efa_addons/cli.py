@@ -15,6 +15,7 @@ import yaml
 from efa_addons.config import AUTO, EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.portable import SUFFIX, read_portable
+from efa_addons.studies.hosts import NAMES as DEMO_HOSTS
 from efa_addons.version import __version__
 
 HOSTS = ("mace",)
@@ -88,7 +89,8 @@ def _add_files(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _add_demo(verbs: Verbs) -> None:
-    parser = verbs.add_parser("demo", help="the cumulene torsion: MACE with and without EFA, from data to plot")
+    parser = verbs.add_parser("demo", help="the cumulene torsion: a host with and without EFA, from data to plot")
+    parser.add_argument("--host", choices=DEMO_HOSTS, default=DEMO_HOSTS[0], help="what to train (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="folder (default: demo-out)")
     parser.add_argument("--quick", action="store_true", help="a minute's version of every step; its figures mean nothing")
     parser.add_argument("--seed", type=int, default=0, help="seed of data and training (default: 0)")
@@ -174,7 +176,7 @@ def _host(args: argparse.Namespace) -> ModuleType:
 def _demo(args: argparse.Namespace) -> None:
     from efa_addons.studies import demo
 
-    demo.run(args.out, quick=args.quick, seed=args.seed)
+    demo.run(args.out, args.host, quick=args.quick, seed=args.seed)
 
 
 if __name__ == "__main__":

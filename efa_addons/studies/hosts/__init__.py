@@ -1,0 +1,93 @@
+"""What the demonstration must know of a host, in one module per host: how to train and load its models, and how far a run is.
+
+A host's module imports the host; `load` says what to install where it is missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from efa_addons.errors import unknown_names
+from efa_addons.studies import cumulene
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+
+# name (also that of the extra and of the module here) -> package
+PACKAGES = {"mace": "mace", "nequip": "nequip", "painn": "schnetpack"}
+NAMES = tuple(PACKAGES)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model of the comparison.
+
+    Args:
+        name: of its folder and its files.
+        label: in the table.
+        kind: what the picture draws alike for all hosts: "plain", "efa" or "scalar".
+        flags: arguments in addition to those of all variants.
+    """
+
+    name: str
+    label: str
+    kind: str
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a host trains: arguments of its command (without paths), and YAML files for a run's folder (name -> text)."""
+
+    flags: tuple[str, ...]
+    num_epochs: int
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+class Host(Protocol):
+    """The names in a host's module."""
+
+    LABEL: str
+    DISTRIBUTION: str  # whose version decides what is trained
+    VARIANTS: tuple[Variant, ...]
+
+    def training(self, quick: bool, seed: int) -> Training:
+        """The same for all variants; `quick` runs every step and learns nothing."""
+
+    def prepare(self, folder: Path, train_file: Path) -> None:
+        """Makes whatever else the command needs in `folder`."""
+
+    def command(self, name: str, folder: Path, train_file: Path, flags: tuple[str, ...]) -> list[str]:
+        """The host's own command that trains model `name` in `folder`, which exists."""
+
+    def model_file(self, name: str, folder: Path) -> Path:
+        """What the command leaves when it succeeds."""
+
+    def calculator(self, path: Path) -> tuple[Calculator, int]:
+        """ASE calculator (eV, Å) of a model file, and the model's number of parameters."""
+
+    def epochs_done(self, folder: Path) -> int:
+        """Number of epochs that a run has finished so far."""
+
+    def seconds_per_epoch(self, folder: Path) -> float:
+        """Mean wall time (s) of an epoch's training steps; NaN before the first."""
+
+
+def load(name: str) -> Host:
+    """The module of a host, or an ImportError that says what to install."""
+    if name not in PACKAGES:
+        raise unknown_names("host", [name], NAMES)
+    cumulene.require(PACKAGES[name], name)
+    return importlib.import_module(f"efa_addons.studies.hosts.{name}")
+
+
+def script(name: str) -> str:
+    """The path of a host's command: beside this interpreter, or else as the shell finds it."""
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() else shutil.which(name) or name
