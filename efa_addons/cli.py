@@ -18,7 +18,7 @@ from efa_addons.portable import SUFFIX, read_portable
 from efa_addons.studies.hosts import NAMES as DEMO_HOSTS
 from efa_addons.version import __version__
 
-HOSTS = ("mace",)
+HOSTS = ("mace", "nequip", "painn")
 DEFAULT_MAX_LENGTH = 20.0  # Å
 Verbs = Any  # the object argparse.add_subparsers returns
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from schnetpack.utils import load_model
 from torch import Tensor, nn
 
 from efa_addons.config import EFAConfig
-from efa_addons.errors import EFAError, EFAWarning, unknown_names
+from efa_addons.errors import EFAError, unknown_names
 from efa_addons.hosts import base
 from efa_addons.hosts.painn.insert import efa_config, efa_layers, has_efa, insert_efa, representation_of
 
@@ -29,7 +28,7 @@ def InsertEFA(
 ) -> nn.Module:
     """A trained model with EFA, to be trained further: energies are those of the base until training changes them.
 
-    spktrain … model=efa_finetune model.path=/path/to/best_model data.split_file=/path/to/split.npz
+    spktrain … model=efa_finetune model.path=/path/to/best_model +data.split_file=/path/to/split.npz
 
     Modules and offsets are the base's. A base that has EFA keeps it, weights and settings.
 
@@ -130,11 +129,9 @@ class Base:
             indices = [int(i) for i in getattr(datamodule, f"{part}_idx")]
             known = sum(i in trained_on for i in indices)
             if known:
-                warnings.warn(
+                log.warning(
                     f"{known} of {len(indices)} structures of the {part} set were in the base's training set ({split}): its "
-                    f"errors will look too small. Keep the base's split with data.split_file={split}.",
-                    EFAWarning,
-                    stacklevel=2,
+                    f"errors will look too small. Keep the base's split with data.split_file={split}."
                 )
 
     def _same_database(self, datamodule: Any) -> bool:

@@ -44,7 +44,7 @@ def metrics(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def tested(folder: Path) -> dict[str, str]:
+def final_errors(folder: Path) -> dict[str, str]:
     """The metrics of the final test, digit by digit."""
     return {name: value for row in metrics(folder) for name, value in row.items() if name.startswith("test_") and value}
 
