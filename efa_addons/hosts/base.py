@@ -13,6 +13,7 @@ from ase import Atoms
 from torch import Tensor, nn
 
 from efa_addons.config import AUTO, EFAConfig
+from efa_addons.dtype import default_dtype
 from efa_addons.errors import EFAError
 from efa_addons.memory import predict_memory
 from efa_addons.nn import EFABlock, EuclideanFastAttention
@@ -56,17 +57,6 @@ def building(like: Tensor, seed: int | None) -> Iterator[None]:
         if seed is not None:
             torch.manual_seed(seed)
         yield
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """New tensors have `dtype`."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def refuse_a_second(has_efa: bool) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Dict, Optional
 
 import torch
 from torch import Tensor, nn
 
 from efa_addons._e3nn import Irreps
 from efa_addons.config import EFAConfig
+from efa_addons.dtype import default_dtype
 from efa_addons.errors import EFAError
 from efa_addons.nn.attention import EuclideanFastAttention
 from efa_addons.nn.features import Dense, FeatureType, Irrep, Select, components_of
 from efa_addons.nn.layouts import Pack, Unpack, feature_type
+from efa_addons.version import __version__
 
 
 class EFABlock(nn.Module):
@@ -44,6 +46,7 @@ class EFABlock(nn.Module):
                 "EFAConfig.resolve with the training set's largest distance, or give them."
             )
         self.irreps_in, self.irreps_out, self.layout = str(irreps_in), str(irreps_out), layout
+        self.config, self.version = config.to_dict(), __version__  # see __setstate__
         if (0, 1) not in [(ir.l, ir.p) for _, ir in Irreps(irreps_out)]:
             raise EFAError(f"irreps_out must contain scalars (0e) for EFA to act on, got {irreps_out}.")
         self.pack = Pack(irreps_in, layout)
@@ -73,6 +76,20 @@ class EFABlock(nn.Module):
         with torch.no_grad():
             for parameter in self.mlp[2].parameters():
                 parameter.zero_()
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        """A pickle holds the modules of the version that wrote it; another builds its own and takes over the weights."""
+        super().__setstate__(state)
+        if self.version != __version__:
+            like = next(self.parameters())
+            with default_dtype(like.dtype), torch.random.fork_rng(devices=[]):
+                fresh = EFABlock(self.irreps_in, self.irreps_out, EFAConfig.from_dict(self.config), self.layout)
+            fresh = fresh.to(like.device)
+            fresh.load_state_dict(self.state_dict())
+            fresh.train(self.training)
+            for name, parameter in fresh.named_parameters():
+                parameter.requires_grad_(self.get_parameter(name).requires_grad)
+            self.__dict__ = fresh.__dict__
 
     def forward(self, x: Tensor, positions: Tensor, batch: Optional[Tensor] = None, num_graphs: Optional[int] = None) -> Tensor:
         """The residual to add to the local layer's output."""

@@ -11,6 +11,7 @@ from typing import List, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
+from efa_addons.ops.scatter import sum_rows
 from efa_addons.ops.tracing import tracing
 
 
@@ -113,8 +114,11 @@ def sum_over_graph(state: Tensor, blocks: GraphBlocks) -> Tensor:
     """Per-block sums (B, ...) -> for each block the sum over its whole graph (B, ...)."""
     if blocks.one_each:
         return state
-    total = state.new_zeros([blocks.num_graphs, state.shape[1], state.shape[2]])
-    return total.index_add(0, blocks.graph, state).index_select(0, blocks.graph)
+    if torch.jit.is_scripting():
+        total = state.new_zeros([blocks.num_graphs, state.shape[1], state.shape[2]]).index_add(0, blocks.graph, state)
+    else:
+        total = sum_rows(state, blocks.graph, blocks.num_graphs)
+    return total.index_select(0, blocks.graph)
 
 
 def not_alone(batch: Tensor, num_graphs: int) -> Tensor:

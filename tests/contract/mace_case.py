@@ -14,8 +14,8 @@ from mace import modules
 from mace.tools import scripts_utils
 
 from efa_addons._e3nn import Irreps
+from efa_addons.dtype import default_dtype
 from efa_addons.hosts import mace
-from efa_addons.hosts.base import default_dtype
 from efa_addons.hosts.mace.probe import batch_of
 
 

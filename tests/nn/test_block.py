@@ -4,12 +4,13 @@ import copy
 import dataclasses
 import io
 import math
+import pickle
 
 import pytest
 import torch
 from e3nn import o3
 
-from efa_addons import EFABlock, EFAConfig, EFAWarning
+from efa_addons import EFABlock, EFAConfig, EFAWarning, __version__
 
 pytestmark = pytest.mark.filterwarnings("error::efa_addons.EFAWarning")
 
@@ -184,3 +185,17 @@ def test_degrees_are_capped_at_what_the_layer_has():
     options = {"max_degree_qk": 2, "max_degree_v": 2, "tensor_integration": True, "ti_max_degree_sph": 1, "ti_max_degree": 3}
     degrees = [EFABlock(i, "4x0e", CONFIG.replace(**options)).attention.output_type.max_degree for i in ("4x0e", "4x0e+4x1o")]
     assert degrees == [1, 2]
+
+
+def test_a_pickle_of_another_version_becomes_a_block_of_this_one(atoms, randomized, double):
+    """Attributes that modules have gained since are there; weights, dtype and what is trained are as they were."""
+    block = randomized(EFABlock("8x0e+4x1o", "8x0e", EFAConfig(max_length=5.0, frequencies_trainable=True)))
+    block.mlp[0].weight.requires_grad_(False)
+    arguments = torch.randn(7, 20), *atoms(4, 3)
+    expected = block(*arguments)
+    block.version = "0.0.1"
+    del block.attention.pairwise_up_to, block.take_shared.fills  # not yet invented then
+    copied = pickle.loads(pickle.dumps(block))
+    assert torch.allclose(copied(*arguments), expected, rtol=0, atol=1e-12)
+    assert copied.version == __version__
+    assert {name for name, p in copied.named_parameters() if not p.requires_grad} == {"mlp.0.weight"}

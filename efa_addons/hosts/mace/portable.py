@@ -15,8 +15,8 @@ from torch import nn
 
 from efa_addons._e3nn import Irreps
 from efa_addons.config import EFAConfig
+from efa_addons.dtype import default_dtype
 from efa_addons.errors import EFAError
-from efa_addons.hosts.base import default_dtype
 from efa_addons.hosts.mace.insert import efa_config, has_efa, insert_efa, strip_efa
 from efa_addons.hosts.mace.probe import energies, probe
 from efa_addons.portable import PortableModel

@@ -12,8 +12,8 @@ from mace.tools import torch_geometric
 from mace.tools.utils import AtomicNumberTable
 from torch import Tensor, nn
 
+from efa_addons.dtype import default_dtype
 from efa_addons.hosts import base
-from efa_addons.hosts.base import default_dtype
 
 
 def probe(model: nn.Module) -> list[Atoms]:

@@ -1,0 +1,32 @@
+"""Sums of rows by an index: torch's index_add or, where it is asked for, torch_scatter's scatter."""
+
+from __future__ import annotations
+
+import os
+
+from torch import Tensor
+
+from efa_addons.errors import EFAError
+
+VARIABLE = "EFA_ADDONS_SCATTER"
+
+
+def sum_rows(x: Tensor, index: Tensor, num_rows: int) -> Tensor:
+    """(N, ...) -> (num_rows, ...), row i the sum of the rows of x whose index (N,) is i. Twice differentiable.
+
+    With the environment variable EFA_ADDONS_SCATTER=1 by torch_scatter.scatter(reduce="sum"), in eager mode. The package's
+    segment_csr and segment_coo are not used: they have no second derivative, and training on forces would silently be wrong.
+
+    Raises:
+        EFAError: torch_scatter is asked for and not installed.
+    """
+    if os.environ.get(VARIABLE, "0") in ("", "0"):
+        return x.new_zeros([num_rows, *x.shape[1:]]).index_add(0, index, x)
+    try:
+        from torch_scatter import scatter
+    except ImportError as error:
+        raise EFAError(
+            f"{VARIABLE}={os.environ[VARIABLE]} asks for torch_scatter, which cannot be imported ({error}): install it with "
+            "pip install efa-addons[scatter], or unset the variable."
+        ) from error
+    return scatter(x, index, dim=0, dim_size=num_rows, reduce="sum")

@@ -1,0 +1,208 @@
+"""PaiNNEFA as SchNetPack makes it, and what fine-tuning keeps of a base."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import textwrap
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import schnetpack
+import torch
+from ase.build import molecule
+from schnetpack.model import NeuralNetworkPotential
+from schnetpack.representation import PaiNN, SchNet
+from schnetpack.transform import AddOffsets, CastTo64, RemoveOffsets, ScaleProperty
+
+from efa_addons import EFAConfig, EFAError
+from efa_addons.hosts.derive import add_lines
+from efa_addons.hosts.painn import InsertEFA, PaiNNEFA, efa_config, efa_parameters, insert_efa, load, save
+from efa_addons.hosts.painn.describe import batch_of
+from efa_addons.hosts.painn.model import FORWARD, SUPPORTED, efa_layers
+
+EFA = {"max_length": 9.0, "normalization": 4.0, "num_features_qk": 4, "num_features_v": 4, "mlp_features": 8}
+SOURCE = inspect.getsource(PaiNN.forward)
+
+
+def options(**changes: Any) -> dict[str, Any]:
+    radial, cutoff = schnetpack.nn.GaussianRBF(6, 2.0), schnetpack.nn.CosineCutoff(2.0)
+    return {"n_atom_basis": 6, "n_interactions": 3, "radial_basis": radial, "cutoff_fn": cutoff, **changes}
+
+
+def model_with(representation: torch.nn.Module, postprocessors: list | None = None) -> NeuralNetworkPotential:
+    outputs = [schnetpack.atomistic.Atomwise(6, output_key="energy"), schnetpack.atomistic.Forces()]
+    return NeuralNetworkPotential(representation, [schnetpack.atomistic.PairwiseDistances()], outputs, postprocessors).eval()
+
+
+def randomized(model: torch.nn.Module, size: float = 0.15) -> torch.nn.Module:
+    with torch.no_grad():
+        for parameter in efa_parameters(model).values():
+            parameter.normal_(std=size)
+    return model
+
+
+def energy(model: torch.nn.Module, atoms) -> torch.Tensor:
+    return model(batch_of(model, [atoms]))["energy"].detach()
+
+
+def test_only_lines_are_added_to_the_forward():
+    before, after = textwrap.dedent(SOURCE).splitlines(), add_lines(SOURCE, FORWARD, "forward", SUPPORTED).splitlines()
+    rest = iter(after)
+    assert all(line in rest for line in before) and len(after) == len(before) + 4
+    with pytest.raises(EFAError, match=r"0 times instead of once.*Supported: 2\.2\.0"):
+        add_lines(SOURCE.replace("mixing(q, mu)", "mixed(q, mu)"), FORWARD, "forward", SUPPORTED)
+
+
+def test_a_fresh_model_is_painn_until_trained():
+    """The same seed gives the same PaiNN, and the same modules after it."""
+    made = []
+    for build in (lambda: PaiNN(**options()), lambda: PaiNNEFA(efa=EFA, **options())):
+        torch.manual_seed(3)
+        made.append(model_with(build()))
+    assert torch.equal(*(energy(model, molecule("CH3CH2OH")) for model in made))
+    stock, with_efa = (set(model.state_dict()) for model in made)
+    assert stock < with_efa and all(".efa." in name for name in with_efa - stock)
+    assert efa_config(made[1]) == EFAConfig.from_dict(EFA)
+
+
+def test_the_first_layer_has_no_vectors_to_read():
+    layers = efa_layers(PaiNNEFA(efa=EFA, **options()))
+    assert [layer.block.irreps_in for layer in layers.values()] == ["6x0e", "6x0e+6x1o", "6x0e+6x1o"]
+    assert {layer.block.irreps_out for layer in layers.values()} == {"6x0e+6x1o"}
+
+
+def test_shared_interactions_share_their_efa():
+    model = randomized(model_with(PaiNNEFA(efa=EFA, **options(shared_interactions=True))))
+    assert list(efa_layers(model.representation)) == ["layer0"]
+    assert model.representation.mixing[2].efa is model.representation.mixing[0].efa
+    scripted = torch.jit.script(model)
+    assert torch.allclose(energy(scripted, molecule("H2O")), energy(model, molecule("H2O")), rtol=0, atol=1e-5)
+    with pytest.raises(EFAError, match=r"layers=\[1\] is impossible with shared_interactions"):
+        PaiNNEFA(efa={**EFA, "layers": [1]}, **options(shared_interactions=True))
+
+
+def test_what_is_refused():
+    with pytest.raises(EFAError, match="did you mean 'max_length'"):
+        PaiNNEFA(efa={"max_lenght": 3.0}, **options())
+    with pytest.raises(EFAError, match="efa must be a mapping of EFA options, got 3"):
+        PaiNNEFA(efa=3, **options())
+    with pytest.raises(EFAError, match="a model with SchNet"):
+        insert_efa(model_with(SchNet(**options())), EFAConfig(max_length=9.0))
+    waiting = model_with(PaiNNEFA(efa={"max_length": "auto"}, **options()))
+    with pytest.raises(EFAError, match="waits for a training set"):
+        energy(waiting, molecule("H2O"))
+
+
+def test_a_model_of_an_earlier_version_loads(tmp_path):
+    """Attributes gained since are there, in the core and in the adapter."""
+    model = randomized(model_with(PaiNNEFA(efa=EFA, **options())))
+    expected = energy(model, molecule("CH3CH2OH"))
+    for layer in efa_layers(model.representation).values():
+        layer.block.version = "0.0.1"
+        del layer.block.attention.pairwise_up_to
+    torch.save(model, tmp_path / "best_model")
+    assert torch.allclose(energy(load(tmp_path / "best_model"), molecule("CH3CH2OH")), expected, rtol=0, atol=1e-6)
+    assert "finetuning" not in vars(model.representation)  # a default of the class serves those without
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_autocast_and_matmul_precision_leave_the_phases_alone(precision):
+    """Phases in bfloat16 would know positions to 1 in 256 only: a turn by a thousandth of a radian would not be seen."""
+    model = randomized(model_with(PaiNNEFA(efa=EFA, **options())), 0.05)
+    atoms, turned = molecule("CH3CH2OH"), molecule("CH3CH2OH")
+    turned.rotate(30, "x")
+    turned.positions += 100.0
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            here, there = energy(model, atoms).item(), energy(model, turned).item()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    full = energy(model, atoms).item()
+    assert here == pytest.approx(full, abs=0.05 * (1 + abs(full)))  # what SchNetPack's own maps lose
+    assert there == pytest.approx(here, abs=0.02 * (1 + abs(full)))
+
+
+class Data(SimpleNamespace):
+    """What a model looks at of a SchNetPack data module."""
+
+    def __init__(self, transforms: list, datapath: str = "data.db", **indices: list[int]) -> None:
+        same = {f"{part}_transforms": transforms for part in ("train", "val", "test")}
+        super().__init__(
+            **same, datapath=datapath, val_idx=[], test_idx=[], batch_size=4, train_dataset=Structures(), **indices
+        )
+
+
+class Structures:
+    def __len__(self) -> int:
+        return 1
+
+    def iter_properties(self, indices, load_properties, load_structure):
+        yield {"_positions": torch.tensor(molecule("H2O").positions)}
+
+
+def base_model(tmp_path) -> str:
+    offsets = AddOffsets(
+        "energy", add_mean=True, add_atomrefs=True, property_mean=torch.tensor([-3.0]), atomrefs=torch.arange(100.0)
+    )
+    model = model_with(PaiNN(**options()), [CastTo64(), offsets, ScaleProperty("energy", scale=torch.tensor([2.0]))])
+    save(model, tmp_path / "best_model")
+    return str(tmp_path / "best_model")
+
+
+def test_offsets_and_scales_of_the_base_are_kept_and_the_data_lose_them(tmp_path):
+    model = InsertEFA(base_model(tmp_path), efa=EFA)
+    other = RemoveOffsets("energy", remove_mean=True, remove_atomrefs=True, property_mean=torch.tensor([-7.0]))
+    model.initialize_transforms(Data([other]))
+    assert other.mean.item() == -3.0 and torch.equal(other.atomref, torch.arange(100.0))
+    assert model.postprocessors[1].mean.item() == -3.0 and model.postprocessors[2].scale.item() == 2.0
+    assert model.representation.finetuning is None  # the model that is saved goes on from here
+
+
+@pytest.mark.parametrize(
+    ("transforms", "message"),
+    [
+        ([], "adds offsets to 'energy' and data.transforms remove none"),
+        ([RemoveOffsets("energy", remove_mean=True)], "remove_atomrefs: False.*base adds them with.*remove_atomrefs: True"),
+        ([RemoveOffsets("charge", remove_mean=True)], "property: charge.*the base adds none: leave RemoveOffsets out"),
+    ],
+    ids=["none", "others", "too many"],
+)
+def test_offsets_that_do_not_fit_the_base_are_errors(tmp_path, transforms, message):
+    model = InsertEFA(base_model(tmp_path), efa=EFA)
+    with pytest.raises(EFAError, match=message):
+        model.initialize_transforms(Data(transforms))
+
+
+def test_known_structures_are_reported(tmp_path, caplog):
+    path = base_model(tmp_path)
+    np.savez(tmp_path / "split.npz", train_idx=np.arange(10), val_idx=[10], test_idx=[11, 12])
+    removes = [RemoveOffsets("energy", remove_mean=True, remove_atomrefs=True)]
+    for indices, known in (([11, 12], 0), ([1, 2, 11], 2)):
+        caplog.clear()
+        data = Data(removes)
+        data.test_idx = indices
+        InsertEFA(path, efa=EFA).initialize_transforms(data)
+        assert (f"{known} of {len(indices)} structures of the test set" in caplog.text) == bool(known)
+    (tmp_path / "config.yaml").write_text("data: {datapath: /elsewhere/other.db}")
+    caplog.clear()
+    InsertEFA(path, efa=EFA).initialize_transforms(data)
+    assert "structures of the test set" not in caplog.text
+
+
+def test_targets_refuse_what_they_do_not_know(tmp_path):
+    path = base_model(tmp_path)
+    with pytest.raises(EFAError, match="unknown option of efa_finetune 'freez_base' .did you mean 'freeze_base'"):
+        InsertEFA(path, freez_base=True)
+    with pytest.raises(EFAError, match="nowhere does not exist"):
+        InsertEFA("nowhere")
+    frozen = InsertEFA(path, efa=EFA, freeze_base=True)
+    assert {name for name, p in frozen.named_parameters() if p.requires_grad} == set(efa_parameters(frozen))
+    tuned = insert_efa(load(path), EFAConfig.from_dict(EFA))
+    save(tuned, tmp_path / "tuned")
+    assert efa_config(InsertEFA(str(tmp_path / "tuned"))) == EFAConfig.from_dict(EFA)
+    assert pickle.loads(pickle.dumps(InsertEFA(path, efa=EFA))).representation.finetuning.offsets.keys() == {"energy"}
