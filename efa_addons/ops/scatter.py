@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from efa_addons.errors import EFAError
 
 VARIABLE = "EFA_ADDONS_SCATTER"
+use_torch_scatter = os.environ.get(VARIABLE, "0") not in ("", "0")  # read once: torch.compile would ask again and again
 
 
 def sum_rows(x: Tensor, index: Tensor, num_rows: int) -> Tensor:
@@ -20,13 +22,13 @@ def sum_rows(x: Tensor, index: Tensor, num_rows: int) -> Tensor:
     Raises:
         EFAError: torch_scatter is asked for and not installed.
     """
-    if os.environ.get(VARIABLE, "0") in ("", "0"):
+    if not use_torch_scatter:
         return x.new_zeros([num_rows, *x.shape[1:]]).index_add(0, index, x)
     try:
-        from torch_scatter import scatter
+        scatter = importlib.import_module("torch_scatter").scatter
     except ImportError as error:
         raise EFAError(
-            f"{VARIABLE}={os.environ[VARIABLE]} asks for torch_scatter, which cannot be imported ({error}): install it with "
+            f"{VARIABLE}=1 asks for torch_scatter, which cannot be imported ({error}): install it with "
             "pip install efa-addons[scatter], or unset the variable."
         ) from error
     return scatter(x, index, dim=0, dim_size=num_rows, reduce="sum")

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from efa_addons import EFABlock, EFAConfig, EFAError
-from efa_addons.ops.scatter import VARIABLE, sum_rows
+from efa_addons.ops import scatter
+from efa_addons.ops.scatter import sum_rows
 
 needs_torch_scatter = pytest.mark.skipif(find_spec("torch_scatter") is None, reason="torch_scatter is not installed")
 
 
-@pytest.mark.parametrize("chosen", ["0", pytest.param("1", marks=needs_torch_scatter)])
+@pytest.mark.parametrize("chosen", [False, pytest.param(True, marks=needs_torch_scatter)])
 def test_against_a_loop_and_finite_differences(double, monkeypatch, chosen):
-    monkeypatch.setenv(VARIABLE, chosen)
+    monkeypatch.setattr(scatter, "use_torch_scatter", chosen)
     x, index = torch.randn(7, 2, 3, requires_grad=True), torch.tensor([0, 3, 3, 1, 0, 3, 1])
     expected = torch.stack([sum((x[i] for i in range(7) if index[i] == row), torch.zeros(2, 3)) for row in range(5)])
     assert torch.allclose(sum_rows(x, index, 5), expected, rtol=0, atol=1e-12)
@@ -29,8 +30,8 @@ def test_a_force_loss_is_the_same_with_torch_scatter(atoms, randomized, double, 
     block = randomized(EFABlock("8x0e+4x1o", "8x0e", EFAConfig(max_length=5.0, method="quadrature")))
     positions, batch, num_graphs = atoms(40, 1, 1, 1, 1, 1, 1)
     x, gradients = torch.randn(len(batch), 20), []
-    for chosen in ("0", "1"):
-        monkeypatch.setenv(VARIABLE, chosen)
+    for chosen in (False, True):
+        monkeypatch.setattr(scatter, "use_torch_scatter", chosen)
         points = positions.clone().requires_grad_()
         energy = block(x, points, batch, num_graphs).square().sum()
         (forces,) = torch.autograd.grad(energy, [points], create_graph=True)
@@ -41,6 +42,6 @@ def test_a_force_loss_is_the_same_with_torch_scatter(atoms, randomized, double, 
 
 @pytest.mark.skipif(find_spec("torch_scatter") is not None, reason="torch_scatter is installed")
 def test_missing_package(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "1")
+    monkeypatch.setattr(scatter, "use_torch_scatter", True)
     with pytest.raises(EFAError, match="asks for torch_scatter, which cannot be imported"):
         sum_rows(torch.ones(2, 3), torch.tensor([0, 0]), 1)

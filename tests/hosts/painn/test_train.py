@@ -79,6 +79,11 @@ def test_periodic_training_data_are_refused(workspace):
     assert "EFA got a periodic structure" in text
 
 
+def test_mixed_precision(workspace):
+    _, text = train(workspace, "mixed", "efa_tutorial", *SMALL, "trainer.precision=bf16-mixed", "+matmul_precision=medium")
+    assert "Using bfloat16 Automatic Mixed Precision" in text and "Best model stored" in text
+
+
 NO_STEP = ["globals.lr=1e-12", "trainer.max_epochs=1", "callbacks.ema.decay=0.0"]
 
 
