@@ -1,4 +1,4 @@
-"""Euclidean fast attention for the force fields people already use: long range for MACE and NequIP (PaiNN to follow)."""
+"""Euclidean fast attention for the force fields people already use: long range for MACE, NequIP and PaiNN."""
 
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError, EFAWarning
