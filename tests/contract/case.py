@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from ase import Atoms
+from host_support import fresh_process
 from torch import Tensor, nn
 
 from efa_addons import EFAConfig
@@ -94,9 +93,7 @@ class Case(ABC):
             f"atoms = Atoms({str(atoms.symbols)!r}, {atoms.positions.tolist()!r})\natoms.calc = calculator\n"
             "print(json.dumps([float(atoms.get_potential_energy()), atoms.get_forces().tolist()]))"
         )
-        done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=path.parent)
-        assert done.returncode == 0, done.stderr[-4000:]
-        energy, forces = json.loads(done.stdout.splitlines()[-1])
+        energy, forces = json.loads(fresh_process(code, path.parent).splitlines()[-1])
         return energy, torch.tensor(forces, dtype=torch.float64)
 
 

@@ -10,8 +10,7 @@ import torch
 pytest.importorskip("mace")
 
 import ase.io
-from ase.build import molecule
-from ase.calculators.lj import LennardJones
+from host_support import labelled_ethanols
 from mace import tools
 from mace.cli import run_train
 
@@ -28,14 +27,10 @@ FLAGS = (
 def workspace(tmp_path_factory) -> Path:
     """A folder with train.xyz: rattled ethanols, labelled by a Lennard-Jones potential."""
     folder = tmp_path_factory.mktemp("mace")
-    structures = []
-    for i in range(12):
-        atoms = molecule("CH3CH2OH")
-        atoms.rattle(0.05, seed=i)
-        atoms.calc = LennardJones(sigma=1.0, epsilon=0.05, rc=20.0)
+    structures = labelled_ethanols(12)
+    for atoms in structures:
         atoms.info["REF_energy"], atoms.arrays["REF_forces"] = atoms.get_potential_energy(), atoms.get_forces()
         atoms.calc = None
-        structures.append(atoms)
     ase.io.write(folder / "train.xyz", structures)
     return folder
 

@@ -8,7 +8,8 @@ from copy import deepcopy
 import pytest
 import torch
 from e3nn.util import jit
-from mace_support import SMALL, batch_of, evaluate, fresh_process, randomize
+from host_support import fresh_process
+from mace_support import SMALL, batch_of, evaluate, randomize
 
 from efa_addons import EFAConfig, EFAError
 from efa_addons.cli import main

@@ -6,8 +6,9 @@ from copy import deepcopy
 
 import pytest
 import torch
+from host_support import fresh_process
 from mace.modules.models import ScaleShiftMACE
-from mace_support import SMALL, evaluate, fresh_process, randomize
+from mace_support import SMALL, evaluate, randomize
 
 from efa_addons import EFAConfig, EFAError
 from efa_addons.cli import main

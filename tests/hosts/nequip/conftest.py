@@ -9,24 +9,16 @@ import pytest
 pytest.importorskip("nequip")
 
 import ase.io
-from ase.build import molecule
-from ase.calculators.lj import LennardJones
+from host_support import labelled_ethanols, run
 from nequip.utils.unittests.conftest import *  # noqa: F403  what its unit-test classes ask for
-from nequip_programs import SMALL, randomize_checkpoint, run, train
+from nequip_programs import SMALL, randomize_checkpoint, train
 
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory) -> Path:
     """A folder with train.xyz: rattled ethanols without a cell, labelled by a Lennard-Jones potential."""
     folder = tmp_path_factory.mktemp("nequip")
-    structures = []
-    for i in range(12):
-        atoms = molecule("CH3CH2OH")
-        atoms.rattle(0.05, seed=i)
-        atoms.calc = LennardJones(sigma=1.0, epsilon=0.05, rc=20.0)
-        atoms.get_potential_energy(), atoms.get_forces()
-        structures.append(atoms)
-    ase.io.write(folder / "train.xyz", structures)
+    ase.io.write(folder / "train.xyz", labelled_ethanols(12))
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from host_support import fill
 from nequip.data import AtomicDataDict, from_ase
 from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListTransform
 from nequip.model import NequIPGNNModel
@@ -58,8 +59,5 @@ def evaluate(model: torch.nn.Module, *structures, **options) -> AtomicDataDict.T
 
 def randomize(model: torch.nn.Module, size: float = 0.3, seed: int = 0) -> torch.nn.Module:
     """Random weights in the EFA blocks, so that they say something."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in efa_parameters(model).values():
-            parameter.copy_(size * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    fill(efa_parameters(model).values(), size, seed)
     return model

@@ -1,19 +1,16 @@
-"""Inserting EFA into a NequIP model changes nothing; what it adds then is right in forces, stress, symmetry and batching."""
+"""EFA in NequIP: what is the host's own, the sequential form above all, beside the contract of all hosts (tests/contract)."""
 
 from __future__ import annotations
-
-from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import molecule
 from nequip.data import AtomicDataDict
 from nequip_support import EFA, SMALL, batch_of, evaluate, randomize, stock, with_efa
 from scipy.spatial.transform import Rotation
 
-from efa_addons import EFAConfig, EFAError, EFAWarning
+from efa_addons import EFAConfig, EFAError
 from efa_addons.hosts.nequip import (
     EFAParamGroups,
     InsertEFA,
@@ -27,8 +24,8 @@ from efa_addons.hosts.nequip import (
     strip_efa,
     without_efa,
 )
+from efa_addons.hosts.nequip.layer import refuse_what_efa_cannot_serve
 
-QUANTITIES = ("total_energy", "forces", "virial")
 FULL = {"max_degree_qk": None, "tensor_integration": True, "ti_parametrize_coupling_paths": True, "activation": "gelu"}
 
 
@@ -39,14 +36,13 @@ def in_a_box(ethanol):
     return ethanol
 
 
-@pytest.mark.parametrize("mode", ["parallel", "sequential"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_insertion_changes_nothing(in_a_box, mode, dtype):
+def test_sequential_insertion_changes_nothing(in_a_box, dtype):
     model = stock(model_dtype=dtype)
     before = evaluate(model, in_a_box, in_a_box)
-    inserted = insert_efa(deepcopy(model), EFAConfig(**EFA), seed=1, mode=mode)
+    inserted = insert_efa(model, EFAConfig(**EFA), seed=1, mode="sequential")
     after = evaluate(inserted, in_a_box, in_a_box)
-    for quantity in (*QUANTITIES, "stress"):
+    for quantity in ("total_energy", "forces", "virial", "stress"):
         assert torch.equal(before[quantity], after[quantity]), quantity
     changed = evaluate(randomize(inserted), in_a_box, in_a_box)
     assert (changed["total_energy"] - before["total_energy"]).abs().min() > 1e-3
@@ -60,10 +56,9 @@ def test_a_fresh_model_is_the_stock_one_until_trained(ethanol):
     assert any(not torch.equal(p, first[name]) for name, p in efa_parameters(with_efa(seed=4)).items())
 
 
-@pytest.mark.parametrize("mode", ["parallel", "sequential"])
 @pytest.mark.parametrize("efa", [{}, FULL], ids=["default", "full"])
-def test_forces_and_virial_are_derivatives(in_a_box, mode, efa):
-    model = randomize(with_efa(efa, mode))
+def test_sequential_forces_and_virial_are_derivatives(in_a_box, efa):
+    model = randomize(with_efa(efa, "sequential"))
     out = evaluate(model, in_a_box)
     step = 1e-4
     for atom, axis in ((0, 0), (4, 1), (8, 2)):
@@ -88,10 +83,14 @@ def test_forces_and_virial_are_derivatives(in_a_box, mode, efa):
 
 
 @pytest.mark.parametrize("improper", [False, True])
-@pytest.mark.parametrize("options", [{"parity": True}, {"parity": False, "l_max": 2, "num_features": [6, 4, 2]}], ids=str)
-def test_rotations_reflections_translations_and_order(ethanol, improper, options):
-    """Both parities, several degrees and unequal multiplicities of NequIP's layers."""
-    model = randomize(with_efa(FULL, **options), 0.1)
+@pytest.mark.parametrize(
+    "mode, options",
+    [("sequential", {}), ("parallel", {"parity": False, "l_max": 2, "num_features": [6, 4, 2]})],
+    ids=["sequential", "no parity"],
+)
+def test_rotations_reflections_translations_and_order(ethanol, improper, mode, options):
+    """Also of layers with several degrees in unequal multiplicities."""
+    model = randomize(with_efa(FULL, mode, **options), 0.1)
     out = evaluate(model, ethanol)
     matrix = (-1 if improper else 1) * Rotation.random(random_state=1).as_matrix()
     order = np.random.default_rng(0).permutation(len(ethanol))
@@ -110,15 +109,6 @@ def test_translation_by_1000_angstrom_in_single_precision(ethanol):
     here, there = evaluate(model, ethanol), evaluate(model, moved)
     assert there["total_energy"].item() == pytest.approx(here["total_energy"].item(), rel=2e-7, abs=1e-6)
     assert torch.allclose(here["forces"], there["forces"], rtol=0, atol=1e-5)
-
-
-def test_a_batch_is_its_structures(ethanol):
-    model = randomize(with_efa())
-    water = molecule("H2O")
-    together = evaluate(model, ethanol, water)
-    apart = [evaluate(model, atoms) for atoms in (ethanol, water)]
-    assert torch.allclose(together["total_energy"], torch.cat([a["total_energy"] for a in apart]), rtol=0, atol=1e-10)
-    assert torch.allclose(together["forces"], torch.cat([a["forces"] for a in apart]), rtol=0, atol=1e-10)
 
 
 def test_a_single_structure_may_come_without_batch(ethanol):
@@ -143,30 +133,23 @@ def test_ions_beyond_every_cutoff_interact():
     assert distinct("sequential", False) == 1
 
 
-def test_an_isolated_atom_keeps_its_reference_energy():
-    model = randomize(with_efa({"include_self": False, "use_bias": False}))
-    for symbol, energy in SMALL["per_type_energy_shifts"].items():
-        assert evaluate(model, Atoms(symbol, [[1.0, 2.0, 3.0]]))["total_energy"].item() == energy
-    attended = randomize(with_efa())
-    assert evaluate(attended, Atoms("H", [[0.0, 0, 0]]))["total_energy"].item() != SMALL["per_type_energy_shifts"]["H"]
-
-
-def test_switching_off_stripping_and_measuring(ethanol):
-    plain, model = stock(), randomize(with_efa())
-    expected = evaluate(plain, ethanol)["total_energy"]
+def test_sequential_switching_off_and_stripping(ethanol):
+    model, expected = randomize(with_efa(mode="sequential")), evaluate(stock(), ethanol)["total_energy"]
     with without_efa(model):
         assert torch.equal(evaluate(model, ethanol)["total_energy"], expected)
     assert not torch.equal(evaluate(model, ethanol)["total_energy"], expected)
+    assert torch.equal(evaluate(strip_efa(model), ethanol)["total_energy"], expected)
+
+
+def test_measuring(ethanol):
+    model = randomize(with_efa())
     sizes = contributions(model, batch_of(ethanol))
     assert list(sizes) == ["layer0", "layer1", "layer2"] and all(a > 0 and b > 0 for a, b in sizes.values())
-    assert list(strip_efa(model).state_dict()) == list(plain.state_dict())
-    assert not has_efa(model) and torch.equal(evaluate(model, ethanol)["total_energy"], expected)
-    for refused in (strip_efa, lambda m: contributions(m, {}), lambda m: without_efa(m).__enter__()):
-        with pytest.raises(EFAError, match="no EFA"):
-            refused(plain)
+    with pytest.raises(EFAError, match="no EFA"):
+        contributions(stock(), {})
 
 
-def test_targets_of_configurations(ethanol):
+def test_targets_of_configurations():
     target = {"_target_": "nequip.model.NequIPGNNModel", **SMALL}
     inserted = InsertEFA(model=target, efa={**EFA, "layers": [1]}, freeze_base=True)
     new = efa_parameters(inserted)
@@ -180,30 +163,26 @@ def test_targets_of_configurations(ethanol):
     assert len(EFAParamGroups(inserted)) == 1  # the frozen base needs no group
 
 
-def test_every_parameter_has_a_gradient(ethanol):
-    """Data-parallel training would wait for ever for one that has none."""
+def test_every_parameter_of_the_sequential_form_has_a_gradient(ethanol):
     for options in ({}, FULL, {"contraction": False}, {"use_bias": False, "include_self": False}, {"emulate": True}):
-        model = randomize(with_efa(options)).train()
+        model = randomize(with_efa(options, "sequential")).train()
         out = evaluate(model, ethanol)
         (out["total_energy"].sum() + out["forces"].square().sum()).backward()
         missing = [name for name, p in efa_parameters(model).items() if p.grad is None]
         assert not missing, options
 
 
-def test_what_is_refused(ethanol):
+def test_what_is_refused():
     for options, message in (
         ({"max_lenght": 3.0}, "did you mean 'max_length'"),
         ({}, r"max_length: \$\{training_data_stats:max_length\}"),
         ({**EFA, "normalization": "auto"}, r"normalization: \$\{training_data_stats:num_atoms_mean\}"),
-        ({**EFA, "layers": [7]}, "layers .7. do not exist: the model has the layers 0 to 2"),
         (3, "efa must be a mapping"),
     ):
         with pytest.raises(EFAError, match=message):
             NequIPEFAModel(efa=options, **SMALL)
     with pytest.raises(EFAError, match="mode must be parallel or sequential"):
         with_efa(mode="serial")
-    with pytest.raises(EFAError, match="has EFA already"):
-        insert_efa(with_efa(), EFAConfig(**EFA))
     with pytest.raises(EFAError, match="layers layer0_convnet"):
         insert_efa(torch.nn.Linear(1, 1), EFAConfig(**EFA))
     with pytest.raises(EFAError, match="must be a mapping with _target_"):
@@ -212,22 +191,6 @@ def test_what_is_refused(ethanol):
         EFAParamGroups(stock())
 
 
-def test_periodic_structures_and_mliap_are_refused(ethanol):
-    model = with_efa()
-    ethanol.set_cell(4 * np.eye(3))
-    ethanol.pbc = True
-    with pytest.raises(EFAError, match="periodic"):
-        evaluate(model, ethanol)
-    ethanol.pbc = False
+def test_ml_iap_is_refused():
     with pytest.raises(EFAError, match="ML-IAP"):
-        from efa_addons.hosts.nequip.layer import refuse_what_efa_cannot_serve
-
         refuse_what_efa_cannot_serve({AtomicDataDict.EDGE_VECTORS_KEY: torch.zeros(1, 3)})
-
-
-def test_a_structure_beyond_max_length_is_a_warning(ethanol):
-    with pytest.warns(EFAWarning, match="max_length=2.00 Å"):
-        evaluate(
-            with_efa({"max_length": 2.0, "method": "quadrature"} if hasattr(EFAConfig, "method") else {"max_length": 2.0}),
-            ethanol,
-        )

@@ -12,8 +12,9 @@ import ase.io
 import pytest
 import torch
 import yaml
+from host_support import ROOT, run
 from nequip.integrations.ase import NequIPCalculator
-from nequip_programs import ROOT, SMALL, run, saved, train
+from nequip_programs import SMALL, saved, train
 from nequip_support import batch_of, evaluate
 
 from efa_addons import EFAError

@@ -10,8 +10,7 @@ pytest.importorskip("schnetpack")
 
 import ase.io
 import numpy as np
-from ase.build import molecule
-from ase.calculators.lj import LennardJones
+from host_support import labelled_ethanols
 from schnetpack.data import ASEAtomsData
 
 
@@ -19,14 +18,10 @@ from schnetpack.data import ASEAtomsData
 def workspace(tmp_path_factory) -> Path:
     """A folder with train.db and train.xyz: rattled ethanols, labelled by a Lennard-Jones potential."""
     folder = tmp_path_factory.mktemp("painn")
-    structures, labels = [], []
-    for i in range(20):
-        atoms = molecule("CH3CH2OH")
-        atoms.rattle(0.05, seed=i)
-        atoms.calc = LennardJones(sigma=1.0, epsilon=0.05, rc=20.0)
+    structures, labels = labelled_ethanols(20), []
+    for atoms in structures:
         labels.append({"energy": np.array([atoms.get_potential_energy()]), "forces": atoms.get_forces()})
         atoms.calc = None
-        structures.append(atoms)
     units = {"energy": "eV", "forces": "eV/Ang"}
     data = ASEAtomsData.create(str(folder / "train.db"), distance_unit="Ang", property_unit_dict=units)
     data.add_systems(labels, structures)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
 import torch
-from painn_support import ROOT, SMALL, final_errors, metrics, parameters, run, train
+from host_support import ROOT, fresh_process, run
+from painn_support import SMALL, final_errors, metrics, parameters, train
 
 from efa_addons.hosts.painn import describe, efa_config, efa_parameters, has_efa, load
 from efa_addons.hosts.painn.describe import batch_of
@@ -132,7 +132,7 @@ print(json.dumps([one, several]))
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_calculator_and_ensemble_in_a_fresh_process(fresh, workspace, ethanol, dtype):
     code = CALCULATE.format(path=str(fresh / "best_model"), dtype=dtype)
-    one, several = json.loads(run(sys.executable, "-W", "ignore", "-c", code, cwd=workspace).splitlines()[-1])
+    one, several = json.loads(fresh_process(code, workspace).splitlines()[-1])
     model = load(fresh / "best_model").to(getattr(torch, dtype)).eval()
     expected = model(batch_of(model, [ethanol]))
     for energy, forces in (one, several):
