@@ -18,6 +18,7 @@ from nequip_programs import SMALL, saved, train
 from nequip_support import batch_of, evaluate
 
 from efa_addons import EFAError
+from efa_addons.cli import main
 from efa_addons.hosts.nequip import NequIPEFACalculator, efa_config, efa_parameters, has_efa
 
 
@@ -173,3 +174,15 @@ def test_periodic_training_data_are_refused(workspace):
     _, text = train(workspace, "periodic", "tutorial", *SMALL, f"data_file={workspace / 'periodic.xyz'}", check=False)
     assert "EFA got a periodic structure" in text
     assert batch_of(atoms[0])  # NequIP itself would take it
+
+
+def test_inspecting_checkpoints_and_packages(fresh, package, workspace, capsys):
+    """From the command line; what NequIP's own programs write is not written by it."""
+    for path in (fresh / "best.ckpt", package):
+        assert main(["inspect", "--host", "nequip", str(path), "--data", str(workspace / "train.xyz")]) == 0
+        text = capsys.readouterr().out
+        assert "NequIP (read by nequip" in text and "EFA in 2 of 2 layers" in text and "layer 1: " in text
+    assert main(["strip", "--host", "nequip", str(package), str(workspace / "stripped.nequip.zip")]) == 2
+    assert "is not written: NequIP's files come from its own programs" in capsys.readouterr().err
+    assert main(["inspect", "--host", "nequip", str(workspace / "train.xyz")]) == 2
+    assert "neither a checkpoint" in capsys.readouterr().err
