@@ -10,7 +10,7 @@ import torch
 from mace_support import batch_of, evaluate, randomize
 
 from efa_addons import EFAConfig, EFAError
-from efa_addons.hosts.mace import describe, insert_efa, inspect
+from efa_addons.hosts.mace import describe, insert_efa, inspect, strip_efa
 from efa_addons.hosts.mace.insert import graft_from
 
 CONFIG = EFAConfig(max_length=8.0, num_features_qk=4, num_features_v=4, mlp_features=8)
@@ -36,6 +36,10 @@ def test_insertion_into_one_layer_changes_nothing(stock_model, ethanol, layers, 
     before, after = (evaluate(m, ethanol, compute_stress=True, compute_virials=True) for m in (stock_model, inserted))
     for quantity in ("energy", "forces", "stress", "virials", "node_energy"):
         assert torch.equal(before[quantity], after[quantity]), quantity
+
+
+def test_strip_gives_the_stock_class_back(stock_model, model):
+    assert type(strip_efa(model)) is type(stock_model)
 
 
 def test_graft_carries_the_weights_over(stock_model, model, ethanol):

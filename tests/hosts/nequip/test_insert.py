@@ -133,6 +133,12 @@ def test_ions_beyond_every_cutoff_interact():
     assert distinct("sequential", False) == 1
 
 
+def test_an_isolated_atom_keeps_its_reference_energy():
+    model = randomize(with_efa({"include_self": False, "use_bias": False}))
+    for symbol, energy in SMALL["per_type_energy_shifts"].items():
+        assert evaluate(model, Atoms(symbol, [[1.0, 2.0, 3.0]]))["total_energy"].item() == energy
+
+
 def test_sequential_switching_off_and_stripping(ethanol):
     model, expected = randomize(with_efa(mode="sequential")), evaluate(stock(), ethanol)["total_energy"]
     with without_efa(model):
