@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 def run(*command: str, cwd: Path, check: bool = True, **environment: str) -> str:
     """Output and errors of a command of this environment."""
     program = Path(sys.executable).parent / command[0]
-    env = {**os.environ, "PYTHONWARNINGS": "ignore", **environment}
+    env = {**os.environ, "PYTHONWARNINGS": "ignore", "PWD": str(cwd), **environment}
     done = subprocess.run([str(program), *command[1:]], cwd=cwd, env=env, capture_output=True, text=True)
     text = done.stdout + done.stderr
     assert not check or done.returncode == 0, text[-4000:]

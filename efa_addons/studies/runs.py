@@ -79,6 +79,7 @@ class Run:
             path.write_text(text, encoding="utf-8")
         self.host.prepare(self.folder, self.data / "train.xyz")
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        environment.setdefault("PWD", os.getcwd())  # spktrain cannot do without, and not every caller has it
         with self.log.open("w") as log:
             return subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
