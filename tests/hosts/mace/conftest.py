@@ -13,14 +13,9 @@ import ase.io
 from host_support import labelled_ethanols
 from mace import tools
 from mace.cli import run_train
+from mace_support import FLAGS
 
 from efa_addons.hosts.mace import load, train
-
-FLAGS = (
-    "--valid_fraction 0.25 --E0s average --energy_key REF_energy --forces_key REF_forces --model ScaleShiftMACE "
-    "--hidden_irreps 4x0e+4x1o --r_max 2.0 --max_ell 2 --correlation 2 --radial_MLP [8] --batch_size 4 --max_num_epochs 1 "
-    "--seed 3 --plot False --lr 0.01 --eval_interval 1"
-).split()
 
 
 @pytest.fixture(scope="session")

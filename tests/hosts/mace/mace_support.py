@@ -12,6 +12,11 @@ from host_support import fill
 from efa_addons.hosts.mace import probe
 from efa_addons.hosts.mace.insert import efa_parameters
 
+FLAGS = (
+    "--valid_fraction 0.25 --E0s average --energy_key REF_energy --forces_key REF_forces --model ScaleShiftMACE "
+    "--hidden_irreps 4x0e+4x1o --r_max 2.0 --max_ell 2 --correlation 2 --radial_MLP [8] --batch_size 4 --max_num_epochs 1 "
+    "--seed 3 --plot False --lr 0.01 --eval_interval 1"
+).split()
 SMALL = ("--efa_num_features_qk", "4", "--efa_num_features_v", "4", "--efa_mlp_features", "8")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from mace import modules, tools
-from mace_support import SMALL, batch_of, evaluate, randomize, records, split
+from mace_support import FLAGS, SMALL, batch_of, evaluate, randomize, records, split
 
 from efa_addons import EFAConfig, EFAError
 from efa_addons.hosts.mace import efa_config, has_efa, insert_efa, load, strip_efa
@@ -341,8 +341,6 @@ def test_two_processes_give_what_one_gives(trained, workspace):
     flags = ["--efa", *SMALL, "--train_file", train, "--valid_file", valid, "--mean", "0.0", "--std", "1.0"]
     flags += ["--compute_avg_num_neighbors", "False", "--avg_num_neighbors", "3.0", "--max_num_epochs", "2"]
     alone = load(trained("alone", *flags, "--batch_size", "8") / "alone.model")
-
-    from conftest import FLAGS
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
