@@ -5,8 +5,7 @@ from __future__ import annotations
 import lightning
 import torch
 from case import CUTOFF, ELEMENTS, SHIFTS, Case, Output
-from nequip.data import AtomicDataDict, from_ase
-from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListTransform
+from nequip.data import AtomicDataDict
 from nequip.model import NequIPGNNModel
 from nequip.nn.compile import ListInputOutputStateDictWrapper
 from nequip.train import NequIPLightningModule
@@ -14,6 +13,7 @@ from nequip.utils.fx import nequip_make_fx
 from nequip.utils.global_state import set_global_state
 
 from efa_addons.hosts import nequip
+from efa_addons.hosts.nequip.describe import batch_of
 
 OUTPUTS = [AtomicDataDict.TOTAL_ENERGY_KEY, AtomicDataDict.FORCE_KEY, AtomicDataDict.VIRIAL_KEY]
 
@@ -47,25 +47,15 @@ class NequIPCase(Case):
         }
 
     def evaluate(self, model, structures, training=False, order=None):
-        out = model.train(training)(self._batch(structures, order))
+        out = model.train(training)(self._batch(model, structures, order))
         return self._output([out[name] for name in OUTPUTS])
 
     def _output(self, values):
         energy, forces, virial = values
         return Output(energy.view(-1), forces, -virial)
 
-    def _batch(self, structures, order=None):
-        transforms = [
-            ChemicalSpeciesToAtomTypeMapper(ELEMENTS, chemical_species_to_atom_type_map={t: t for t in ELEMENTS}),
-            NeighborListTransform(r_max=CUTOFF),
-        ]
-        frames = []
-        for atoms in structures:
-            data = from_ase(atoms)
-            for transform in transforms:
-                data = transform(data)
-            frames.append(data)
-        data = AtomicDataDict.batched_from_list(frames)
+    def _batch(self, model, structures, order=None):
+        data = batch_of(model, structures)
         if order is not None:
             shuffled = torch.randperm(data["edge_index"].shape[1], generator=torch.Generator().manual_seed(order))
             data["edge_index"] = data["edge_index"][:, shuffled]
@@ -102,9 +92,9 @@ class NequIPCase(Case):
         fields = ["pos", "atom_types", "edge_index", "batch", "num_atoms"]
         weights = dict(model.model.named_parameters()) | dict(model.model.named_buffers())
         wrapped = ListInputOutputStateDictWrapper(model.model, fields, OUTPUTS, list(weights))
-        traced = nequip_make_fx(wrapped, self._fields(structures, fields), fields, list(weights.values()))
-        return lambda others: self._output(traced(*self._fields(others, fields).values(), *weights.values()))
+        traced = nequip_make_fx(wrapped, self._fields(model, structures, fields), fields, list(weights.values()))
+        return lambda others: self._output(traced(*self._fields(model, others, fields).values(), *weights.values()))
 
-    def _fields(self, structures, fields):
-        data = self._batch(structures)
+    def _fields(self, model, structures, fields):
+        data = self._batch(model, structures)
         return {name: data[name] for name in fields}
