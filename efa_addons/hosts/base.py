@@ -173,8 +173,7 @@ def _method(attentions: Sequence[EuclideanFastAttention]) -> str:
     limits = sorted({attention.pairwise_up_to for attention in attentions})
     if len(limits) == 1:
         return attentions[0].describe_method()
-    points = max(attention.lebedev_num for attention in attentions)
-    return f"pairwise up to {limits[0]} to {limits[-1]} atoms (by layer), else {points} Lebedev points"
+    return f"pairwise up to {limits[0]} to {limits[-1]} atoms (by layer), else {attentions[0].describe_grid()}"
 
 
 def inspect(

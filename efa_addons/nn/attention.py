@@ -19,10 +19,10 @@ from efa_addons.ops.activations import ACTIVATIONS, gate
 from efa_addons.ops.cost import pairwise_up_to
 from efa_addons.ops.erope import default_frequencies
 from efa_addons.ops.graphs import PairBlocks, center_positions, dense_pairs, graph_blocks, graph_sizes, not_alone, pair_blocks
-from efa_addons.ops.harmonics import spherical_harmonics
-from efa_addons.ops.lebedev import grid_tensors, lebedev_num_for, max_phase_for
+from efa_addons.ops.grid import Grid, frequency_groups, make_grid
+from efa_addons.ops.lebedev import max_phase_for
 from efa_addons.ops.pairwise import attend_pairs_harmonics
-from efa_addons.ops.quadrature import attend, attend_harmonics
+from efa_addons.ops.quadrature import attend
 from efa_addons.ops.tracing import tracing
 
 
@@ -85,7 +85,10 @@ class EuclideanFastAttention(nn.Module):
 
     if TYPE_CHECKING:  # TorchScript would stumble over these
         directions: Tensor
-        weights: Tensor
+        even: Tensor
+        odd: Tensor
+        order: Tensor
+        own_weights: Tensor
 
     def __init__(
         self,
@@ -165,12 +168,13 @@ class EuclideanFastAttention(nn.Module):
             raise EFAError(f"{', '.join(given)} need tensor_integration=True.")
         degree_sph = max_degree if ti_max_degree_sph is None else ti_max_degree_sph
         self._add_degree_constants(degree_sph if tensor_integration else 0, ti_degree_scaling_constants)
-        self._add_grid(lebedev_num)
+        self.frequencies_trainable = frequencies_trainable
+        self._add_grid(lebedev_num, features_qk // 2)
+        per_channel = 2 * type_qk.num_components
+        self.num_rows = 2 * per_channel * sum(m * c for m, c in zip(self.num_directions, self.num_channels, strict=True))
         self.pairwise_up_to = 0 if method == "quadrature" or lebedev_num is not None else sys.maxsize
         if method == "auto" and lebedev_num is None:
-            self.pairwise_up_to = pairwise_up_to(
-                type_qk.dim, type_v.dim, features_qk // 2, self.directions.shape[0], self.max_degree_sph
-            )
+            self.pairwise_up_to = pairwise_up_to(self.num_rows, type_v.dim, features_qk // 2, self.max_degree_sph)
         self.couple: nn.Module = nn.Identity()
         self.output_type = type_v
         if tensor_integration:
@@ -185,7 +189,6 @@ class EuclideanFastAttention(nn.Module):
         self.output_shape = [self.output_type.num_parities, (self.output_type.max_degree + 1) ** 2]
 
         frequencies = default_frequencies(features_qk, max_frequency, max_length)
-        self.frequencies_trainable = frequencies_trainable
         if frequencies_trainable:
             self.frequencies = nn.Parameter(frequencies)
         else:
@@ -219,34 +222,48 @@ class EuclideanFastAttention(nn.Module):
         self.max_degree_sph = degree_sph
         self.degree_constants = [float(constant) for constant in constants]
 
-    def _add_grid(self, lebedev_num: int | None) -> None:
-        """Directions u_m (M, 3), and λ_m (M,) or, for tensor integration, λ_m c_l Y_lm(u_m) (M, (L_Y+1)^2)."""
-        if lebedev_num is None and self.method != "pairwise":
-            lebedev_num = lebedev_num_for(self.max_frequency, self.tolerance, self.max_degree_sph)
-        self.lebedev_num = lebedev_num
-        if lebedev_num is None:
-            directions, weights = torch.zeros(0, 3), torch.zeros(0)
-        else:
-            directions, weights = grid_tensors(lebedev_num)
-        if self.tensor_integration:
-            constant = torch.tensor([c for degree, c in enumerate(self.degree_constants) for _ in range(2 * degree + 1)])
-            weights = weights[:, None] * spherical_harmonics(self.max_degree_sph, directions) * constant
-        self.register_buffer("directions", directions, persistent=False)
-        self.register_buffer("weights", weights, persistent=False)
+    def _add_grid(self, lebedev_num: int | None, num_channels: int) -> None:
+        """The directions: one grid where its points are given or frequencies move, else one for each group of frequencies."""
+        groups = []
+        if lebedev_num is not None:
+            groups = [(lebedev_num, num_channels)]
+        elif self.method != "pairwise":
+            phases = [self.max_frequency] * num_channels
+            if num_channels > 1 and not self.frequencies_trainable:
+                phases = [self.max_frequency * channel / (num_channels - 1) for channel in range(num_channels)]
+            groups = frequency_groups(phases, self.tolerance, self.max_degree_sph)
+        self.lebedev_num = max((points for points, _ in groups), default=None)
+        self.grid_groups = groups
+        grid = make_grid(groups, self.degree_constants)
+        self.num_directions, self.num_channels = grid.num_directions, grid.num_channels
+        # What an atom sees of itself, (C, A): odd degrees cancel, even ones but Y_00 as well where the grid is exact for Y.
+        each = torch.cat([grid.even, torch.zeros_like(grid.odd)], dim=1).index_select(1, grid.order).split(grid.num_directions)
+        channels = [part.sum(0).expand(n, -1) for part, n in zip(each, grid.num_channels, strict=True)]
+        self.register_buffer("own_weights", torch.cat(channels) if channels else grid.even, persistent=False)
+        for name in ("directions", "even", "odd", "order"):
+            self.register_buffer(name, getattr(grid, name), persistent=False)
+
+    def _grid(self) -> Grid:
+        return Grid(self.directions, self.even, self.odd, self.order, self.num_directions, self.num_channels)
 
     def extra_repr(self) -> str:
         kind = self.output_type
         return f"input={self.input_type}, output={kind}, {self.describe_method()}, max_length={self.max_length} Å"
 
     @torch.jit.unused
+    def describe_grid(self) -> str:
+        """The points of the Lebedev grid, or of the smallest and the largest one."""
+        points = sorted({points for points, _ in self.grid_groups})
+        return f"{' to '.join(map(str, {points[0]: 0, points[-1]: 0}))} Lebedev points"
+
+    @torch.jit.unused
     def describe_method(self) -> str:
         """The method and, for auto, which graphs it is for."""
-        points = f"{self.lebedev_num} Lebedev points"
         if self.pairwise_up_to == 0:
-            return points
+            return self.describe_grid()
         if self.method == "pairwise":
             return "pairwise"
-        return f"pairwise up to {self.pairwise_up_to} atoms, else {points}"
+        return f"pairwise up to {self.pairwise_up_to} atoms, else {self.describe_grid()}"
 
     def forward(
         self, inputs: Tensor, positions: Tensor, batch: Optional[Tensor] = None, num_graphs: Optional[int] = None
@@ -314,14 +331,12 @@ class EuclideanFastAttention(nn.Module):
         if not torch.jit.is_scripting():
             self._warn(positions, batch)
         blocks = graph_blocks(batch, num_graphs)
-        if self.tensor_integration:
-            z = attend_harmonics(q, k, v, positions, self.frequencies, self.directions, self.weights, blocks)
-        else:
-            z = attend(q, k, v, positions, self.frequencies, self.directions, self.weights, blocks).unsqueeze(1)
+        z = attend(q, k, v, positions, self.frequencies, self._grid(), blocks)
         if not self.include_self:
             # (q_n·k_n) v_n: rotations of the same atom cancel in every direction
-            own = (q * k).sum([1, 2]).view(-1, 1, 1, 1) * v.unsqueeze(1)
-            z = z - own * (self.weights.sum(0).view(1, -1, 1, 1))
+            own = (q * k).sum(1).unflatten(1, [-1, 2]).sum(2)
+            own = (own.unsqueeze(2) * self.own_weights).sum(1)
+            z = z - own.view(-1, z.shape[1], 1, 1) * v.unsqueeze(1)
             # Alone in its graph an atom attends to nothing: exactly zero, not what rounding leaves of the difference.
             z = z * not_alone(batch, num_graphs).to(z.dtype).view(-1, 1, 1, 1)
         return z

@@ -12,7 +12,6 @@ import importlib
 from typing import Any
 
 import numpy as np
-import torch
 
 from efa_addons.errors import EFAError
 
@@ -123,10 +122,3 @@ def max_phase_for(lebedev_num: int, tolerance: float, max_degree_sph: int = 0) -
         else:
             high = middle
     return low
-
-
-def grid_tensors(lebedev_num: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`lebedev_grid` as tensors of the default dtype: directions (M, 3), weights (M,)."""
-    points, weights = lebedev_grid(lebedev_num)
-    dtype = torch.get_default_dtype()
-    return torch.as_tensor(points, dtype=dtype), torch.as_tensor(weights, dtype=dtype)

@@ -1,83 +1,134 @@
 """Linear-cost attention by Lebedev quadrature (arXiv:2412.08541, Eqs. 13-20 and 23).
 
     B_u(n) = rot_u(q_n) · Σ_{n' in graph(n)} rot_u(k_n') ⊗ v_n'
-    EFA(n) = Σ_m λ_m B_{u_m}(n)
+    Z_a(n) = Σ_m λ_m Y_a(u_m) B_{u_m}(n),          a = 0 alone is plain attention
 
-Both contractions are matrix products: the state (M D_qk x D_v per graph) and the read-out. Work: 4 N M D_qk D_v operations.
-Memory: a state per block of atoms plus the rotated features (N M D_qk); nothing of size N M D_qk D_v exists.
+The points of a grid come in pairs u, -u, and B of the two differs in the sign of what is odd in u. With C = cos φ, S = sin φ,
+φ = ω u·r, and q = (q_a, q_b) for each pair of features, harmonics of even degree need (C, S) ⊗ q, those of odd degree
+(S, -C) ⊗ (-q_b, q_a), both read out of one state Σ (C, S) ⊗ k ⊗ v: half of the points do. Every group of frequencies has a
+grid of its own (`ops.grid`). Both sums are matrix products, the state (R x D_v per graph) and the read-out. Work: 4 N R D_v
+operations, R = M D_qk were there one grid for all. Nothing of size N M D_qk D_v exists.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: TorchScript needs the types of lists, not their names.
+from typing import List, Optional
 
 import torch
 from torch import Tensor
 
-from efa_addons.ops.erope import phase_factors, rotate
+from efa_addons.ops.backends import plain
 from efa_addons.ops.graphs import GraphBlocks, from_blocks, sum_over_graph, to_blocks
+from efa_addons.ops.grid import Grid
+from efa_addons.ops.waves import ReadOut, State, Waves
 
 
-def _rotated_query_and_state(
-    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, frequencies: Tensor, directions: Tensor, blocks: GraphBlocks
-) -> tuple[Tensor, Tensor]:
-    """rot(q) (B, b, M, D_qk) and the state of each block's graph (B, M D_qk, D_v)."""
-    features = q.shape[2]
-    cos, sin = phase_factors(to_blocks(positions, blocks), directions, frequencies)
-    rotated_q = rotate(to_blocks(q.flatten(1), blocks).unflatten(-1, [-1, features]), cos, sin)
-    rotated_k = rotate(to_blocks(k.flatten(1), blocks).unflatten(-1, [-1, features]), cos, sin)
-    values = to_blocks(v.flatten(1), blocks)
-    state = torch.bmm(rotated_k.flatten(2).transpose(1, 2), values)
-    return rotated_q, sum_over_graph(state, blocks)
-
-
-def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    positions: Tensor,
-    frequencies: Tensor,
-    directions: Tensor,
-    weights: Tensor,
-    blocks: GraphBlocks,
-) -> Tensor:
-    """Σ_m λ_m B_{u_m}(n), without the factor D_qk^(-1/2).
+def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, frequencies: Tensor, grid: Grid, blocks: GraphBlocks) -> Tensor:
+    """Z_a(n), without the factor D_qk^(-1/2).
 
     Args:
         q, k: (N, K_qk, F_qk), F_qk even.
         v: (N, K_v, F_v).
         positions: (N, 3), centred per graph, Å.
         frequencies: (F_qk/2,), 1/Å.
-        directions, weights: (M, 3) and (M,), Σ λ = 1.
+        grid: directions of each group of frequencies, weighted with A harmonics.
         blocks: layout of the atoms.
-
-    Returns:
-        (N, K_v, F_v)
-    """
-    rotated_q, state = _rotated_query_and_state(q, k, v, positions, frequencies, directions, blocks)
-    weighted_q = (rotated_q * weights.unsqueeze(-1)).flatten(2)
-    return from_blocks(torch.bmm(weighted_q, state), blocks).unflatten(1, [-1, v.shape[2]])
-
-
-def attend_harmonics(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    positions: Tensor,
-    frequencies: Tensor,
-    directions: Tensor,
-    weighted_harmonics: Tensor,
-    blocks: GraphBlocks,
-) -> Tensor:
-    """Z_a(n) = Σ_m λ_m Y_a(u_m) B_{u_m}(n), without the factor D_qk^(-1/2): the part of Eq. 23 that sees directions.
-
-    Args:
-        weighted_harmonics: (M, A), λ_m Y_a(u_m).
-        others: as in `attend`.
 
     Returns:
         (N, A, K_v, F_v)
     """
-    rotated_q, state = _rotated_query_and_state(q, k, v, positions, frequencies, directions, blocks)
-    num_directions, width = rotated_q.shape[2], rotated_q.shape[3]
-    per_direction = torch.matmul(rotated_q.transpose(1, 2), state.unflatten(1, [num_directions, width]))
-    z = torch.einsum("zmbv,ma->zbav", per_direction, weighted_harmonics)
-    return from_blocks(z.flatten(2), blocks).unflatten(1, [weighted_harmonics.shape[1], -1, v.shape[2]])
+    dtype = positions.dtype  # of higher precision than q, k and v under autocast
+    queries, keys = _by_channel(q, blocks).to(dtype), _by_channel(k, blocks).to(dtype)
+    values = to_blocks(v.flatten(1), blocks).unsqueeze(1).to(dtype)
+    points = to_blocks(positions, blocks).transpose(1, 2)
+    first, second = queries.chunk(2, dim=1)
+    turned = torch.cat([-second, first], dim=1)
+    if _in_torch():
+        found = _plain(queries, turned, keys, values, points, frequencies, grid, blocks)
+    else:
+        found = _chunked(queries, turned, keys, values, points, frequencies, grid, blocks)
+    z = found[0] if len(found) == 1 else torch.cat(found, dim=1).index_select(1, grid.order)
+    rows = from_blocks(z.transpose(1, 2).flatten(2), blocks).to(v.dtype)
+    return rows.unflatten(1, [z.shape[1], v.shape[1], v.shape[2]])
+
+
+def _by_channel(x: Tensor, blocks: GraphBlocks) -> Tensor:
+    """q or k (N, K, 2 C) -> (B, 2 K, C, b), firsts of the pairs before seconds; atoms last, so that they are contiguous."""
+    num_components, num_channels = x.shape[1], x.shape[2] // 2
+    rows = to_blocks(x.flatten(1), blocks).view(blocks.num_blocks, blocks.block_size, num_components, num_channels, 2)
+    return rows.permute(0, 4, 2, 3, 1).flatten(1, 2)
+
+
+def _in_torch() -> bool:
+    if torch.jit.is_scripting():
+        return True
+    else:
+        return plain()
+
+
+@torch.jit.unused
+def _chunked(
+    q: Tensor, turned_q: Tensor, k: Tensor, v: Tensor, r: Tensor, frequencies: Tensor, grid: Grid, blocks: GraphBlocks
+) -> List[Tensor]:
+    """Z of even and, if there are any, of odd degrees, (B, A, b, D_v) each, part by part."""
+
+    def waves(weights: Optional[Tensor], turned: bool) -> Waves:
+        counts = grid.num_directions, grid.num_channels
+        return Waves(grid.directions, weights, *counts, blocks.graph, blocks.num_graphs, blocks.one_each, turned)
+
+    with torch.autocast(q.device.type, enabled=False):
+        state = State.apply(k, v, r, frequencies, waves(None, False))
+        found = [ReadOut.apply(q, state, r, frequencies, waves(grid.even, False))]
+        if grid.odd.shape[1] > 0:
+            found.append(ReadOut.apply(turned_q, state, r, frequencies, waves(grid.odd, True)))
+    return found
+
+
+def _plain(
+    q: Tensor, turned_q: Tensor, k: Tensor, v: Tensor, r: Tensor, frequencies: Tensor, grid: Grid, blocks: GraphBlocks
+) -> List[Tensor]:
+    """The same in operations of torch: any number of derivatives, TorchScript, traces; keeps N R numbers for each sum."""
+    values = v.squeeze(1)
+    rows: List[Tensor] = []
+    for group in range(len(grid.num_directions)):
+        features = _features(k, r, frequencies, grid, group, False)
+        rows.append(torch.bmm(features.flatten(1, 2), values))
+    state = sum_over_graph(torch.cat(rows, dim=1), blocks)
+    found = [_plain_read_out(q, state, r, frequencies, grid, grid.even, False)]
+    if grid.odd.shape[1] > 0:
+        found.append(_plain_read_out(turned_q, state, r, frequencies, grid, grid.odd, True))
+    return found
+
+
+def _plain_read_out(
+    q: Tensor, state: Tensor, r: Tensor, frequencies: Tensor, grid: Grid, weights: Tensor, turned: bool
+) -> Tensor:
+    """(B, A, b, D_v) of the weights (M, A)."""
+    out = torch.zeros([q.shape[0], weights.shape[1], q.shape[3], state.shape[2]], dtype=q.dtype, device=q.device)
+    direction, row = 0, 0
+    for group in range(len(grid.num_directions)):
+        features = _features(q, r, frequencies, grid, group, turned)
+        num_directions, width = features.shape[1], features.shape[2]
+        own = weights[direction : direction + num_directions]
+        rows = state[:, row : row + num_directions * width]
+        if weights.shape[1] == 1:
+            weighted = (features * own.unsqueeze(2)).flatten(1, 2)
+            out = out + torch.bmm(weighted.transpose(1, 2), rows).unsqueeze(1)
+        else:
+            read = torch.matmul(features.transpose(2, 3), rows.unflatten(1, [num_directions, width]))
+            out = out + torch.einsum("ma,bmnv->banv", own, read)
+        direction, row = direction + num_directions, row + num_directions * width
+    return out
+
+
+def _features(x: Tensor, r: Tensor, frequencies: Tensor, grid: Grid, group: int, turned: bool) -> Tensor:
+    """(cos φ, sin φ) ⊗ x, or (sin φ, -cos φ) ⊗ x, of a group: (B, m, 2 d c, b). u·r is no matrix product, see `ops.waves`."""
+    channels, directions = grid.num_channels[group], grid.num_directions[group]
+    channel, direction = sum(grid.num_channels[:group]), sum(grid.num_directions[:group])
+    u = grid.directions[direction : direction + directions].unsqueeze(-1)
+    points = r.unsqueeze(2)
+    along = points[:, 0] * u[:, 0] + points[:, 1] * u[:, 1] + points[:, 2] * u[:, 2]
+    theta = along.unsqueeze(2) * frequencies[channel : channel + channels].unsqueeze(1)
+    cos, sin = torch.cos(theta), torch.sin(theta)
+    phase = torch.stack([sin, -cos] if turned else [cos, sin], dim=2)
+    mine = x[:, :, channel : channel + channels].unsqueeze(1).unsqueeze(1)
+    return (phase.unsqueeze(3) * mine).flatten(2, 4)

@@ -133,10 +133,10 @@ def test_no_warning_for_trained_frequencies_without_a_grid():
 
 def test_cost_model():
     """Small molecules by pairs, large structures by the grid; a finer grid and wider features speak for pairs."""
-    usual = pairwise_up_to(16, 64, 8, 50, 0)
+    usual = pairwise_up_to(16 * 30, 64, 8, 0)
     assert 50 < usual < 1000
-    assert pairwise_up_to(16, 64, 8, 194, 0) > usual
-    assert pairwise_up_to(64, 64, 8, 50, 0) > usual
+    assert pairwise_up_to(16 * 100, 64, 8, 0) > usual
+    assert pairwise_up_to(64 * 30, 64, 8, 0) > usual
     assert EuclideanFastAttention(4, max_length=5.0, method="quadrature").pairwise_up_to == 0
 
 
@@ -155,4 +155,4 @@ def test_description():
 
     assert describe(lebedev_num=26) == "26 Lebedev points"
     assert describe(method="pairwise") == "pairwise"
-    assert describe().startswith("pairwise up to ") and describe().endswith(" atoms, else 50 Lebedev points")
+    assert describe().startswith("pairwise up to ") and describe().endswith(" atoms, else 1 to 50 Lebedev points")

@@ -5,10 +5,9 @@ import torch
 
 from efa_addons.ops import graphs, pairwise
 from efa_addons.ops.graphs import dense_pairs, graph_blocks, graph_sizes, pair_blocks
-from efa_addons.ops.harmonics import spherical_harmonics
-from efa_addons.ops.lebedev import grid_tensors
+from efa_addons.ops.grid import make_grid
 from efa_addons.ops.pairwise import attend_pairs, attend_pairs_harmonics
-from efa_addons.ops.quadrature import attend, attend_harmonics
+from efa_addons.ops.quadrature import attend
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -41,12 +40,17 @@ def assert_equal(results, expected, bound=1e-12):
             assert (value - reference).abs().max() <= bound * max(1.0, float(reference.abs().max()))
 
 
+def by_grid(tensors, structure, lebedev_num, constants):
+    grid = make_grid([(lebedev_num, len(tensors[4]))], constants)
+    return attend(*tensors, grid, graph_blocks(structure.batch, structure.num_graphs))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=list(LAYOUTS))
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_is_the_limit_of_the_quadrature(atoms, sizes, layout):
     structure = atoms(*sizes)
     tensors = arguments(structure)
-    grid = attend(*tensors, *grid_tensors(434), graph_blocks(structure.batch, structure.num_graphs))
+    grid = by_grid(tensors, structure, 434, [1.0])[:, 0]
     pairs = attend_pairs(*tensors, layout(structure))
     assert_equal(derivatives(pairs, tensors), derivatives(grid, tensors))
 
@@ -58,10 +62,7 @@ def test_harmonics(atoms, sizes, layout, max_degree):
     structure = atoms(*sizes)
     tensors = arguments(structure)
     constants = [1.0, -0.5, 2.0, 0.7, 1.5, 1.0][: max_degree + 1]
-    directions, weights = grid_tensors(974)
-    scale = torch.tensor([c for degree, c in enumerate(constants) for _ in range(2 * degree + 1)])
-    harmonics = weights[:, None] * spherical_harmonics(max_degree, directions) * scale
-    grid = attend_harmonics(*tensors, directions, harmonics, graph_blocks(structure.batch, structure.num_graphs))
+    grid = by_grid(tensors, structure, 974, constants)
     pairs = attend_pairs_harmonics(*tensors, constants, layout(structure))
     assert pairs[:, max_degree**2 :].abs().max() > 1e-3
     assert_equal(derivatives(pairs, tensors), derivatives(grid, tensors))

@@ -1,0 +1,395 @@
+"""The sums of the quadrature, part by part, and their derivatives: memory of one part beside arguments and results.
+
+A wave is a direction u_m with a frequency ω_c, and φ = ω_c u_m·r its phase at an atom. Everything comes from one form,
+
+    Ψ(x, y, r, ω, T) = Σ_n Σ_mc Σ_d Σ_v [cos φ_nmc T_mcdv^cos + sin φ_nmc T_mcdv^sin] x_ncd (Y_m·y_n)_v,
+
+x the features that rotate with channel c, d numbering the firsts of its pairs and then the seconds. Its derivative by T is the
+state of the atoms, that by y is what they read out of a state T, and those by x, r and ω belong to their backward pass. Ψ is
+linear in x, y and T, and turning every phase by 90 degrees differentiates it by φ: so it takes only matrix products with the
+same features to go on to second derivatives. The phases of an atom are computed again wherever they are needed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from efa_addons.errors import EFAError
+
+VARIABLE = "EFA_ADDONS_CHUNK_MB"
+# On a CPU a part must fit the cache, elsewhere it must keep the device busy. Bytes.
+_CHUNK = {"cpu": 2**20, "other": 2**27}
+_ATOMS = 256  # in a part, where there are so many: wide enough for the matrix products
+
+Partials = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+NONE: Partials = (None, None, None, None, None)
+
+
+class Waves(NamedTuple):
+    """Which waves there are, and what they are weighted with.
+
+    The rows of a state (G, R, V) are numbered by group of channels, direction, cos or sin, d, and channel of the group.
+    """
+
+    directions: Tensor  # (M, 3), those of the first group, then those of the second, ...
+    weights: Tensor | None  # (M, A), what the directions of y's components are weighted with; none: ones, and A = 1
+    group_directions: Sequence[int]  # directions of each group
+    group_channels: Sequence[int]  # channels of each group
+    graph: Tensor  # (B,) graph of each block of atoms
+    num_graphs: int
+    one_each: bool  # block g is graph g
+    turned: bool  # phases less 90 degrees: for harmonics of odd degree
+
+
+class _Part(NamedTuple):
+    channels: slice
+    directions: slice
+    rows: slice
+    blocks: slice
+    atoms: slice
+
+
+def chunk_bytes(device: torch.device) -> int:
+    """Size of a part: EFA_ADDONS_CHUNK_MB, by default 1 on a CPU and 128 elsewhere."""
+    given = os.environ.get(VARIABLE)
+    if given is None:
+        return _CHUNK["cpu" if device.type == "cpu" else "other"]
+    try:
+        size = int(float(given) * 2**20)
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise EFAError(f"{VARIABLE} must be a positive number of megabytes, got '{given}'.")
+    return size
+
+
+def num_rows(waves: Waves, num_d: int) -> int:
+    """R, the rows of a state."""
+    pairs = zip(waves.group_directions, waves.group_channels, strict=True)
+    return 2 * num_d * sum(directions * channels for directions, channels in pairs)
+
+
+def _parts(waves: Waves, x: Tensor) -> Iterator[_Part]:
+    """Parts of directions, blocks and atoms whose features are as large as `chunk_bytes`; atoms change fastest."""
+    num_blocks, num_d, _, num_atoms = x.shape
+    budget = max(1, chunk_bytes(x.device) // x.element_size())
+    channel = direction = row = 0
+    for directions, channels in zip(waves.group_directions, waves.group_channels, strict=True):
+        per_direction = 2 * num_d * channels
+        atoms = max(1, min(num_atoms, _ATOMS))
+        step = max(1, min(directions, budget // (per_direction * atoms)))
+        atoms = max(1, min(num_atoms, budget // (per_direction * step)))
+        blocks = max(1, budget // (per_direction * step * atoms)) if atoms == num_atoms else 1
+        for first in range(0, directions, step):
+            last = min(first + step, directions)
+            for block in range(0, num_blocks, blocks):
+                for atom in range(0, num_atoms, atoms):
+                    yield _Part(
+                        slice(channel, channel + channels),
+                        slice(direction + first, direction + last),
+                        slice(row + first * per_direction, row + last * per_direction),
+                        slice(block, min(block + blocks, num_blocks)),
+                        slice(atom, min(atom + atoms, num_atoms)),
+                    )
+        channel, direction, row = channel + channels, direction + directions, row + directions * per_direction
+
+
+def _along(directions: Tensor, points: Tensor) -> Tensor:
+    """u·r: (m, 3), (b, 3, n) -> (b, m, n). Written out: a matrix product would be rounded by TF32 or autocast."""
+    u, v, w = directions.unsqueeze(-1).unbind(1)
+    x, y, z = points.unsqueeze(2).unbind(1)
+    return (x * u).addcmul_(y, v).addcmul_(z, w)
+
+
+class _Here:
+    """What a part needs: its piece of the arguments, and the phases there."""
+
+    def __init__(self, waves: Waves, part: _Part, x: Tensor, r: Tensor, frequencies: Tensor) -> None:
+        self.waves, self.part = waves, part
+        self.u = waves.directions[part.directions]
+        self.frequencies = frequencies[part.channels].view(-1, 1)
+        self.r = r[part.blocks, :, part.atoms]
+        self.x = self.by_channel(x)
+        self.mixed = waves.weights is not None and waves.weights.shape[1] > 1
+        self.along = _along(self.u, self.r)
+        theta = self.along.unsqueeze(2) * self.frequencies
+        num_blocks, num_directions, channels, atoms = theta.shape
+        self.shape = [num_blocks, num_directions, 2, x.shape[1], channels, atoms]
+        self.phase = theta.new_empty([num_blocks, num_directions, 2, channels, atoms])
+        torch.cos(theta, out=self.phase[:, :, int(waves.turned)])
+        torch.sin(theta, out=self.phase[:, :, 1 - int(waves.turned)])
+        if waves.turned:  # cos(φ - π/2) = sin φ, sin(φ - π/2) = -cos φ
+            self.phase[:, :, 1].neg_()
+        if waves.weights is not None and not self.mixed:
+            self.phase *= waves.weights[part.directions].view(-1, 1, 1, 1)
+
+    def by_channel(self, x: Tensor) -> Tensor:
+        """(B, d, C, n) -> (b, 1, d, c, n)."""
+        return x[self.part.blocks, :, self.part.channels, self.part.atoms].unsqueeze(1)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[cos φ, sin φ] x, (b, m, 2, d, c, n)."""
+        return self.phase.unsqueeze(3) * x.unsqueeze(2)
+
+    def weighted(self, y: Tensor) -> Tensor:
+        """Y_m·y: (b, A, n, V) -> (b, m, n, V), or (b, n, V) where it is the same for all directions."""
+        y = y[self.part.blocks, :, self.part.atoms]
+        if not self.mixed:
+            return y.squeeze(1)
+        assert self.waves.weights is not None
+        return torch.einsum("ma,banv->bmnv", self.waves.weights[self.part.directions], y)
+
+    def rows_of(self, state: Tensor) -> Tensor:
+        """(G, R, V) -> (b, rows, V)."""
+        rows = state[:, self.part.rows]
+        return rows[self.part.blocks] if self.waves.one_each else rows[self.waves.graph[self.part.blocks]]
+
+    def add_state(self, state: Tensor, features: Tensor, y: Tensor) -> None:
+        """Adds Σ_n features_n ⊗ (Y_m·y_n) to the rows of state."""
+        if self.mixed:
+            added = torch.matmul(features.flatten(2, 4), y).flatten(1, 2)
+        elif self.waves.one_each and features.shape[0] == 1:
+            state[self.part.blocks.start, self.part.rows].addmm_(features[0].flatten(0, 3), y[0])
+            return
+        else:
+            added = torch.bmm(features.flatten(1, 4), y)
+        if self.waves.one_each:
+            state[self.part.blocks, self.part.rows] += added
+        else:
+            state[:, self.part.rows].index_add_(0, self.waves.graph[self.part.blocks], added)
+
+    def add_values(self, values: Tensor, features: Tensor, rows: Tensor) -> None:
+        """Adds what the atoms read: values (B, A, n, V), rows (b, rows, V)."""
+        here = values[self.part.blocks, :, self.part.atoms]
+        if self.mixed:
+            assert self.waves.weights is not None
+            read = torch.matmul(features.flatten(2, 4).transpose(2, 3), rows.unflatten(1, [len(self.u), -1]))
+            here += torch.einsum("ma,bmnv->banv", self.waves.weights[self.part.directions], read)
+        elif features.shape[0] == 1:
+            here[0, 0].addmm_(features[0].flatten(0, 3).t(), rows[0])
+        else:
+            here.squeeze(1).baddbmm_(features.flatten(1, 4).transpose(1, 2), rows)
+
+    def product(self, rows: Tensor, y: Tensor) -> Tensor:
+        """T·(Y_m·y_n), one for each of the features: (b, m, 2, d, c, n)."""
+        if self.mixed:
+            return torch.matmul(rows.unflatten(1, [len(self.u), -1]), y.transpose(2, 3)).view(self.shape)
+        if rows.shape[0] == 1:
+            return torch.mm(rows[0], y[0].t()).view(self.shape)
+        return torch.bmm(rows, y.transpose(1, 2)).view(self.shape)
+
+    def turned_back(self, product: Tensor, straight: bool = True, across: bool = True) -> tuple[Tensor | None, Tensor | None]:
+        """cos φ U^cos + sin φ U^sin, and its derivative by φ with U fixed, cos φ U^sin - sin φ U^cos: (b, m, d, c, n) each."""
+        cos, sin = self.phase.unsqueeze(3).unbind(2)
+        by_cos, by_sin = product.unbind(2)
+        real = (by_cos * cos).addcmul_(by_sin, sin) if straight else None
+        imag = (by_sin * cos).addcmul_(by_cos, sin, value=-1) if across else None
+        return real, imag
+
+    def add_points(self, points: Tensor, slopes: Tensor) -> None:
+        """Adds Σ_m u_m slopes_m: points (B, 3, n), slopes (b, m, n)."""
+        here = points[self.part.blocks, :, self.part.atoms]
+        for axis in range(3):
+            here[:, axis] += (slopes * self.u[:, axis].view(-1, 1)).sum(1)
+
+
+def partials(
+    x: Tensor, y: Tensor | None, r: Tensor, frequencies: Tensor, state: Tensor | None, waves: Waves, needed: Sequence[bool]
+) -> Partials:
+    """Derivatives of Ψ by x, y, r, ω and T, those that are needed.
+
+    Args:
+        x: (B, d, C, n); y: (B, A, n, V); r: (B, 3, n) in Å; frequencies: (C,) in 1/Å; state: T, (G, R, V). y may be
+            missing where only its derivative is needed, state likewise.
+    """
+    of_x, of_y, of_r, of_frequencies, of_state = needed
+    num_values = y.shape[3] if y is not None else state.shape[2]  # type: ignore[union-attr]
+    num_components = 1 if waves.weights is None else waves.weights.shape[1]
+    by_x = torch.zeros_like(x) if of_x else None
+    by_y = x.new_zeros([x.shape[0], num_components, x.shape[3], num_values]) if of_y else None
+    by_r = torch.zeros_like(r) if of_r else None
+    by_frequencies = torch.zeros_like(frequencies) if of_frequencies else None
+    by_state = x.new_zeros([waves.num_graphs, num_rows(waves, x.shape[1]), num_values]) if of_state else None
+    for part in _parts(waves, x):
+        here = _Here(waves, part, x, r, frequencies)
+        values = None if y is None else here.weighted(y)
+        rows = None if state is None else here.rows_of(state)
+        if by_y is not None or by_state is not None:
+            features = here.features(here.x)
+            if by_y is not None:
+                assert rows is not None
+                here.add_values(by_y, features, rows)
+            if by_state is not None:
+                assert values is not None
+                here.add_state(by_state, features, values)
+            del features
+        if of_x or of_r or of_frequencies:
+            assert rows is not None and values is not None
+            real, imag = here.turned_back(here.product(rows, values), of_x, of_r or of_frequencies)
+            if by_x is not None:
+                assert real is not None
+                here.by_channel(by_x).squeeze(1).add_(real.sum(1))
+            if imag is not None:
+                slopes = imag.mul_(here.x).sum(2)
+                if by_r is not None:
+                    here.add_points(by_r, (slopes * here.frequencies).sum(2))
+                if by_frequencies is not None:
+                    by_frequencies[part.channels] += (slopes * here.along.unsqueeze(2)).sum([0, 1, 3])
+    return by_x, by_y, by_r, by_frequencies, by_state
+
+
+def second_partials(
+    x: Tensor, y: Tensor | None, r: Tensor, frequencies: Tensor, state: Tensor | None, waves: Waves, along: Partials
+) -> Partials:
+    """Derivatives by x, y, r, ω and T of the derivative of Ψ along a direction in (x, y, r, ω, T).
+
+    Args:
+        along: the direction, of the shapes of the arguments; none for zero.
+        others: as in `partials`.
+    """
+    dx, dy, dr, df, dstate = along
+    by_x, by_r, by_frequencies = torch.zeros_like(x), torch.zeros_like(r), torch.zeros_like(frequencies)
+    by_y = torch.zeros_like(y) if y is not None else None
+    by_state = torch.zeros_like(state) if state is not None else None
+    for part in _parts(waves, x):
+        here = _Here(waves, part, x, r, frequencies)
+        values = None if y is None else here.weighted(y)
+        rows = None if state is None else here.rows_of(state)
+        dvalues = None if dy is None else here.weighted(dy)
+        drows = None if dstate is None else here.rows_of(dstate)
+
+        # How far the phases turn along the direction, and the features with them.
+        turn = along_dr = None
+        if dr is not None:
+            along_dr = _along(here.u, dr[part.blocks, :, part.atoms])
+            turn = along_dr.unsqueeze(2) * here.frequencies
+        if df is not None:
+            by_df = here.along.unsqueeze(2) * df[part.channels].view(-1, 1)
+            turn = by_df if turn is None else turn.add_(by_df)
+        changed = None if dx is None else here.features(here.by_channel(dx))
+        if turn is not None:
+            turned = (here.phase.flip(2) * turn.unsqueeze(2)).unsqueeze(3) * here.x.unsqueeze(2)
+            turned[:, :, 0].neg_()
+            changed = turned if changed is None else changed.add_(turned)
+            del turned
+
+        if by_y is not None:
+            if changed is not None and rows is not None:
+                here.add_values(by_y, changed, rows)
+            if drows is not None:
+                here.add_values(by_y, here.features(here.x), drows)
+        if by_state is not None:
+            if changed is not None and values is not None:
+                here.add_state(by_state, changed, values)
+            if dvalues is not None:
+                here.add_state(by_state, here.features(here.x), dvalues)
+        del changed
+
+        slopes = torch.zeros_like(here.along).unsqueeze(2) * here.frequencies
+        if rows is not None and values is not None and (dx is not None or turn is not None):
+            real, imag = here.turned_back(here.product(rows, values))
+            assert real is not None and imag is not None
+            if dx is not None:
+                slopes += (imag * here.by_channel(dx)).sum(2)
+            if turn is not None:
+                here.by_channel(by_x).squeeze(1).add_((imag * turn.unsqueeze(2)).sum(1))
+                slopes -= (real.mul_(here.x).sum(2)).mul_(turn)
+                own = imag.mul_(here.x).sum(2)
+                if df is not None:
+                    here.add_points(by_r, (own * df[part.channels].view(-1, 1)).sum(2))
+                if along_dr is not None:
+                    by_frequencies[part.channels] += (own * along_dr.unsqueeze(2)).sum([0, 1, 3])
+            del real, imag
+        product = None
+        if rows is not None and dvalues is not None:
+            product = here.product(rows, dvalues)
+        if drows is not None and values is not None:
+            product = here.product(drows, values) if product is None else product.add_(here.product(drows, values))
+        if product is not None:
+            real, imag = here.turned_back(product)
+            assert real is not None and imag is not None
+            here.by_channel(by_x).squeeze(1).add_(real.sum(1))
+            slopes += imag.mul_(here.x).sum(2)
+        here.add_points(by_r, (slopes * here.frequencies).sum(2))
+        by_frequencies[part.channels] += (slopes * here.along.unsqueeze(2)).sum([0, 1, 3])
+    return by_x, by_y, by_r, by_frequencies, by_state
+
+
+class State(torch.autograd.Function):
+    """dΨ/dT, (G, R, V): what the atoms of each graph put into every wave."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, r: Tensor, frequencies: Tensor, waves: Waves) -> Tensor:
+        ctx.save_for_backward(x, y, r, frequencies)
+        ctx.waves = waves
+        state = partials(x, y, r, frequencies, None, waves, [False, False, False, False, True])[4]
+        assert state is not None
+        return state
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, r, frequencies = ctx.saved_tensors
+        needed = [*ctx.needs_input_grad[:4], False]
+        by_x, by_y, by_r, by_frequencies, _ = _First.apply(x, y, r, frequencies, grad, ctx.waves, needed)
+        return by_x, by_y, by_r, by_frequencies, None
+
+
+class ReadOut(torch.autograd.Function):
+    """dΨ/dy, (B, A, n, V): what each atom reads out of a state."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, state: Tensor, r: Tensor, frequencies: Tensor, waves: Waves) -> Tensor:
+        ctx.save_for_backward(x, state, r, frequencies)
+        ctx.waves = waves
+        values = partials(x, None, r, frequencies, state, waves, [False, True, False, False, False])[1]
+        assert values is not None
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, state, r, frequencies = ctx.saved_tensors
+        of_x, of_state, of_r, of_frequencies = ctx.needs_input_grad[:4]
+        needed = [of_x, False, of_r, of_frequencies, of_state]
+        by_x, _, by_r, by_frequencies, by_state = _First.apply(x, grad, r, frequencies, state, ctx.waves, needed)
+        return by_x, by_state, by_r, by_frequencies, None
+
+
+class _First(torch.autograd.Function):
+    """`partials` with both y and T given."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, r: Tensor, frequencies: Tensor, state: Tensor, waves: Waves, needed: Sequence[bool]
+    ) -> Partials:
+        ctx.save_for_backward(x, y, r, frequencies, state)
+        ctx.waves = waves
+        ctx.set_materialize_grads(False)
+        return partials(x, y, r, frequencies, state, waves, needed)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if all(grad is None for grad in grads):
+            return (*NONE, None, None)
+        return *_Second.apply(*ctx.saved_tensors, ctx.waves, *grads), None, None
+
+
+class _Second(torch.autograd.Function):
+    """`second_partials`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, r: Tensor, frequencies: Tensor, state: Tensor, waves: Waves, *along: Any
+    ) -> Partials:
+        return second_partials(x, y, r, frequencies, state, waves, along)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        raise EFAError(
+            "third derivatives of the attention are asked for, and this form has the first two: set "
+            "EFA_ADDONS_BACKEND=plain, which has all of them and takes more memory."
+        )
