@@ -224,22 +224,20 @@ class EuclideanFastAttention(nn.Module):
 
     def _add_grid(self, lebedev_num: int | None, num_channels: int) -> None:
         """The directions: one grid where its points are given or frequencies move, else one for each group of frequencies."""
-        groups = []
-        if lebedev_num is not None:
-            groups = [(lebedev_num, num_channels)]
-        elif self.method != "pairwise":
+        groups = [(lebedev_num or 1, num_channels)]  # sums over pairs use no direction; one is there for TorchScript
+        if lebedev_num is None and self.method != "pairwise":
             phases = [self.max_frequency] * num_channels
             if num_channels > 1 and not self.frequencies_trainable:
                 phases = [self.max_frequency * channel / (num_channels - 1) for channel in range(num_channels)]
             groups = frequency_groups(phases, self.tolerance, self.max_degree_sph)
-        self.lebedev_num = max((points for points, _ in groups), default=None)
+        self.lebedev_num = None if self.method == "pairwise" else max(points for points, _ in groups)
         self.grid_groups = groups
         grid = make_grid(groups, self.degree_constants)
         self.num_directions, self.num_channels = grid.num_directions, grid.num_channels
         # What an atom sees of itself, (C, A): odd degrees cancel, even ones but Y_00 as well where the grid is exact for Y.
         each = torch.cat([grid.even, torch.zeros_like(grid.odd)], dim=1).index_select(1, grid.order).split(grid.num_directions)
         channels = [part.sum(0).expand(n, -1) for part, n in zip(each, grid.num_channels, strict=True)]
-        self.register_buffer("own_weights", torch.cat(channels) if channels else grid.even, persistent=False)
+        self.register_buffer("own_weights", torch.cat(channels), persistent=False)
         for name in ("directions", "even", "odd", "order"):
             self.register_buffer(name, getattr(grid, name), persistent=False)
 

@@ -72,9 +72,9 @@ def make_grid(groups: Sequence[Group], degree_constants: Sequence[float]) -> Gri
         weighted.append(torch.as_tensor(weights)[:, None] * harmonics * constants)
     even = [a for a, degree in enumerate(degrees) if degree % 2 == 0]
     odd = [a for a, degree in enumerate(degrees) if degree % 2 == 1]
-    dtype, table = torch.get_default_dtype(), torch.cat([torch.zeros(0, len(degrees)), *weighted])
+    dtype, table = torch.get_default_dtype(), torch.cat(weighted)
     return Grid(
-        torch.cat([torch.zeros(0, 3), *directions]).to(dtype),
+        torch.cat(directions).to(dtype),
         table[:, even].to(dtype),
         table[:, odd].to(dtype),
         torch.argsort(torch.tensor(even + odd)),

@@ -65,6 +65,13 @@ def _in_torch() -> bool:
         return plain()
 
 
+def _of_rows(grid: Grid, of_directions: Tensor, num_d: int) -> Tensor:
+    """(M, 1) -> (R, 1): what belongs to a direction, for each of its rows."""
+    parts = of_directions.split(grid.num_directions)
+    rows = [part.repeat_interleave(2 * num_d * n, 0) for part, n in zip(parts, grid.num_channels, strict=True)]
+    return torch.cat(rows)
+
+
 @torch.jit.unused
 def _chunked(
     q: Tensor, turned_q: Tensor, k: Tensor, v: Tensor, r: Tensor, frequencies: Tensor, grid: Grid, blocks: GraphBlocks
@@ -77,7 +84,11 @@ def _chunked(
 
     with torch.autocast(q.device.type, enabled=False):
         state = State.apply(k, v, r, frequencies, waves(None, False))
-        found = [ReadOut.apply(q, state, r, frequencies, waves(grid.even, False))]
+        if grid.even.shape[1] == 1:
+            weighted = state * _of_rows(grid, grid.even, k.shape[1])
+            found = [ReadOut.apply(q, weighted, r, frequencies, waves(None, False))]
+        else:
+            found = [ReadOut.apply(q, state, r, frequencies, waves(grid.even, False))]
         if grid.odd.shape[1] > 0:
             found.append(ReadOut.apply(turned_q, state, r, frequencies, waves(grid.odd, True)))
     return found
@@ -111,8 +122,8 @@ def _plain_read_out(
         own = weights[direction : direction + num_directions]
         rows = state[:, row : row + num_directions * width]
         if weights.shape[1] == 1:
-            weighted = (features * own.unsqueeze(2)).flatten(1, 2)
-            out = out + torch.bmm(weighted.transpose(1, 2), rows).unsqueeze(1)
+            weighted = rows * own.repeat_interleave(width, 0)
+            out = out + torch.bmm(features.flatten(1, 2).transpose(1, 2), weighted).unsqueeze(1)
         else:
             read = torch.matmul(features.transpose(2, 3), rows.unflatten(1, [num_directions, width]))
             out = out + torch.einsum("ma,bmnv->banv", own, read)

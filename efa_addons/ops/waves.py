@@ -12,6 +12,7 @@ same features to go on to second derivatives. The phases of an atom are computed
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ class Waves(NamedTuple):
     """
 
     directions: Tensor  # (M, 3), those of the first group, then those of the second, ...
-    weights: Tensor | None  # (M, A), what the directions of y's components are weighted with; none: ones, and A = 1
+    weights: Tensor | None  # Y (M, A), the components of y mixed in each direction; none: A = 1, the same in all
     group_directions: Sequence[int]  # directions of each group
     group_channels: Sequence[int]  # channels of each group
     graph: Tensor  # (B,) graph of each block of atoms
@@ -106,35 +107,49 @@ def _along(directions: Tensor, points: Tensor) -> Tensor:
     return (x * u).addcmul_(y, v).addcmul_(z, w)
 
 
+class _Scratch:
+    """Memory that one part after another uses: fresh pages cost as much as the arithmetic on them."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.like = like
+        self.kept: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, shape: Sequence[int]) -> Tensor:
+        size = math.prod(shape)
+        if name not in self.kept or self.kept[name].numel() < size:
+            self.kept[name] = self.like.new_empty([size])
+        return self.kept[name][:size].view(shape)
+
+
 class _Here:
     """What a part needs: its piece of the arguments, and the phases there."""
 
-    def __init__(self, waves: Waves, part: _Part, x: Tensor, r: Tensor, frequencies: Tensor) -> None:
-        self.waves, self.part = waves, part
+    def __init__(self, waves: Waves, part: _Part, x: Tensor, r: Tensor, frequencies: Tensor, scratch: _Scratch) -> None:
+        self.waves, self.part, self.scratch = waves, part, scratch
         self.u = waves.directions[part.directions]
         self.frequencies = frequencies[part.channels].view(-1, 1)
         self.r = r[part.blocks, :, part.atoms]
         self.x = self.by_channel(x)
-        self.mixed = waves.weights is not None and waves.weights.shape[1] > 1
+        self.mixed = waves.weights is not None
         self.along = _along(self.u, self.r)
-        theta = self.along.unsqueeze(2) * self.frequencies
-        num_blocks, num_directions, channels, atoms = theta.shape
+        num_blocks, num_directions, atoms = self.along.shape
+        channels = len(self.frequencies)
         self.shape = [num_blocks, num_directions, 2, x.shape[1], channels, atoms]
-        self.phase = theta.new_empty([num_blocks, num_directions, 2, channels, atoms])
-        torch.cos(theta, out=self.phase[:, :, int(waves.turned)])
-        torch.sin(theta, out=self.phase[:, :, 1 - int(waves.turned)])
+        self.phase = scratch("phase", [num_blocks, num_directions, 2, channels, atoms])
+        cos, sin = self.phase[:, :, int(waves.turned)], self.phase[:, :, 1 - int(waves.turned)]
+        torch.mul(self.along.unsqueeze(2), self.frequencies, out=sin)
+        torch.cos(sin, out=cos)
+        sin.sin_()
         if waves.turned:  # cos(φ - π/2) = sin φ, sin(φ - π/2) = -cos φ
             self.phase[:, :, 1].neg_()
-        if waves.weights is not None and not self.mixed:
-            self.phase *= waves.weights[part.directions].view(-1, 1, 1, 1)
 
     def by_channel(self, x: Tensor) -> Tensor:
         """(B, d, C, n) -> (b, 1, d, c, n)."""
         return x[self.part.blocks, :, self.part.channels, self.part.atoms].unsqueeze(1)
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, name: str = "features") -> Tensor:
         """[cos φ, sin φ] x, (b, m, 2, d, c, n)."""
-        return self.phase.unsqueeze(3) * x.unsqueeze(2)
+        return torch.mul(self.phase.unsqueeze(3), x.unsqueeze(2), out=self.scratch(name, self.shape))
 
     def weighted(self, y: Tensor) -> Tensor:
         """Y_m·y: (b, A, n, V) -> (b, m, n, V), or (b, n, V) where it is the same for all directions."""
@@ -175,20 +190,27 @@ class _Here:
         else:
             here.squeeze(1).baddbmm_(features.flatten(1, 4).transpose(1, 2), rows)
 
-    def product(self, rows: Tensor, y: Tensor) -> Tensor:
+    def product(self, rows: Tensor, y: Tensor, name: str = "product") -> Tensor:
         """T·(Y_m·y_n), one for each of the features: (b, m, 2, d, c, n)."""
+        out = self.scratch(name, self.shape)
         if self.mixed:
-            return torch.matmul(rows.unflatten(1, [len(self.u), -1]), y.transpose(2, 3)).view(self.shape)
-        if rows.shape[0] == 1:
-            return torch.mm(rows[0], y[0].t()).view(self.shape)
-        return torch.bmm(rows, y.transpose(1, 2)).view(self.shape)
+            torch.matmul(rows.unflatten(1, [len(self.u), -1]), y.transpose(2, 3), out=out.flatten(2, 4))
+        elif rows.shape[0] == 1:
+            torch.mm(rows[0], y[0].t(), out=out[0].flatten(0, 3))
+        else:
+            torch.bmm(rows, y.transpose(1, 2), out=out.flatten(1, 4))
+        return out
 
     def turned_back(self, product: Tensor, straight: bool = True, across: bool = True) -> tuple[Tensor | None, Tensor | None]:
         """cos φ U^cos + sin φ U^sin, and its derivative by φ with U fixed, cos φ U^sin - sin φ U^cos: (b, m, d, c, n) each."""
         cos, sin = self.phase.unsqueeze(3).unbind(2)
         by_cos, by_sin = product.unbind(2)
-        real = (by_cos * cos).addcmul_(by_sin, sin) if straight else None
-        imag = (by_sin * cos).addcmul_(by_cos, sin, value=-1) if across else None
+        shape = [*self.shape[:2], *self.shape[3:]]
+        real = imag = None
+        if straight:
+            real = torch.mul(by_cos, cos, out=self.scratch("real", shape)).addcmul_(by_sin, sin)
+        if across:
+            imag = torch.mul(by_sin, cos, out=self.scratch("imag", shape)).addcmul_(by_cos, sin, value=-1)
         return real, imag
 
     def add_points(self, points: Tensor, slopes: Tensor) -> None:
@@ -215,8 +237,9 @@ def partials(
     by_r = torch.zeros_like(r) if of_r else None
     by_frequencies = torch.zeros_like(frequencies) if of_frequencies else None
     by_state = x.new_zeros([waves.num_graphs, num_rows(waves, x.shape[1]), num_values]) if of_state else None
+    scratch = _Scratch(x)
     for part in _parts(waves, x):
-        here = _Here(waves, part, x, r, frequencies)
+        here = _Here(waves, part, x, r, frequencies, scratch)
         values = None if y is None else here.weighted(y)
         rows = None if state is None else here.rows_of(state)
         if by_y is not None or by_state is not None:
@@ -227,7 +250,6 @@ def partials(
             if by_state is not None:
                 assert values is not None
                 here.add_state(by_state, features, values)
-            del features
         if of_x or of_r or of_frequencies:
             assert rows is not None and values is not None
             real, imag = here.turned_back(here.product(rows, values), of_x, of_r or of_frequencies)
@@ -256,8 +278,9 @@ def second_partials(
     by_x, by_r, by_frequencies = torch.zeros_like(x), torch.zeros_like(r), torch.zeros_like(frequencies)
     by_y = torch.zeros_like(y) if y is not None else None
     by_state = torch.zeros_like(state) if state is not None else None
+    scratch = _Scratch(x)
     for part in _parts(waves, x):
-        here = _Here(waves, part, x, r, frequencies)
+        here = _Here(waves, part, x, r, frequencies, scratch)
         values = None if y is None else here.weighted(y)
         rows = None if state is None else here.rows_of(state)
         dvalues = None if dy is None else here.weighted(dy)
@@ -271,12 +294,14 @@ def second_partials(
         if df is not None:
             by_df = here.along.unsqueeze(2) * df[part.channels].view(-1, 1)
             turn = by_df if turn is None else turn.add_(by_df)
-        changed = None if dx is None else here.features(here.by_channel(dx))
+        changed = None if dx is None else here.features(here.by_channel(dx), "changed")
         if turn is not None:
-            turned = (here.phase.flip(2) * turn.unsqueeze(2)).unsqueeze(3) * here.x.unsqueeze(2)
-            turned[:, :, 0].neg_()
-            changed = turned if changed is None else changed.add_(turned)
-            del turned
+            cos, sin = here.phase.unbind(2)
+            turning = torch.stack([-sin * turn, cos * turn], dim=2).unsqueeze(3)
+            if changed is None:
+                changed = torch.mul(turning, here.x.unsqueeze(2), out=scratch("changed", here.shape))
+            else:
+                changed.addcmul_(turning, here.x.unsqueeze(2))
 
         if by_y is not None:
             if changed is not None and rows is not None:
@@ -288,7 +313,6 @@ def second_partials(
                 here.add_state(by_state, changed, values)
             if dvalues is not None:
                 here.add_state(by_state, here.features(here.x), dvalues)
-        del changed
 
         slopes = torch.zeros_like(here.along).unsqueeze(2) * here.frequencies
         if rows is not None and values is not None and (dx is not None or turn is not None):
@@ -304,12 +328,11 @@ def second_partials(
                     here.add_points(by_r, (own * df[part.channels].view(-1, 1)).sum(2))
                 if along_dr is not None:
                     by_frequencies[part.channels] += (own * along_dr.unsqueeze(2)).sum([0, 1, 3])
-            del real, imag
         product = None
         if rows is not None and dvalues is not None:
             product = here.product(rows, dvalues)
         if drows is not None and values is not None:
-            product = here.product(drows, values) if product is None else product.add_(here.product(drows, values))
+            product = here.product(drows, values) if product is None else product.add_(here.product(drows, values, "features"))
         if product is not None:
             real, imag = here.turned_back(product)
             assert real is not None and imag is not None
