@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from efa_addons.config import METHODS
+from efa_addons.distributed import spread
 from efa_addons.errors import EFAError, EFAWarning, unknown_names
 from efa_addons.nn.checks import check_graphs, check_inputs, largest_distance
 from efa_addons.nn.features import Dense, FeatureType, Select, components_of
@@ -279,6 +280,8 @@ class EuclideanFastAttention(nn.Module):
             batch = torch.zeros([inputs.shape[0]], dtype=torch.long, device=inputs.device)
             num_graphs = 1
         if num_graphs is None:
+            if spread():
+                raise EFAError("num_graphs must be given where atoms are spread over ranks: the same number on all of them.")
             num_graphs = int(batch.max().item()) + 1 if batch.shape[0] > 0 else 1
         check_graphs(batch, num_graphs)
         positions = center_positions(positions, batch, num_graphs).to(_phase_dtype(inputs))
@@ -296,6 +299,10 @@ class EuclideanFastAttention(nn.Module):
 
     def _sum(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
         """Z (N, A, K_v, F_v), every graph by the method that is its own: what else is in the batch does not change it."""
+        if spread():
+            if self.method == "pairwise":
+                raise EFAError("method='pairwise' needs all atoms of a structure on one rank: use 'auto' or 'quadrature'.")
+            return self._by_quadrature(q, k, v, positions, batch, num_graphs)
         if self.pairwise_up_to == 0:
             return self._by_quadrature(q, k, v, positions, batch, num_graphs)
         sizes = graph_sizes(batch, num_graphs)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from efa_addons.errors import EFAError
+from efa_addons.ops.grid import half_grid
 from efa_addons.ops.tracing import tracing
 
 
@@ -58,11 +59,21 @@ def refuse_periodic(pbc: Optional[Tensor]) -> None:
             )
 
 
-def largest_distance(positions: Tensor, batch: Tensor, chunk: int = 2048) -> float:
-    """Largest distance between two atoms of the same graph, Å. Work O(N n_max), memory O(chunk n_max)."""
+def largest_distance(positions: Tensor, batch: Tensor) -> float:
+    """Largest distance between two atoms of the same graph, Å; of graphs of more than 4096 atoms to 0.5%, never more.
+
+    Those are measured along 295 directions, which takes time and memory in proportion to the atoms.
+    """
     largest = 0.0
     for graph in batch.unique().tolist():
         points = positions[batch == graph]
-        for part in points.split(chunk):
-            largest = max(largest, torch.cdist(part, points, compute_mode="donot_use_mm_for_euclid_dist").max().item())
+        if points.shape[0] > 4096:
+            directions = torch.as_tensor(half_grid(590)[0], dtype=points.dtype, device=points.device)
+            for part in directions.split(16):
+                along = points @ part.T
+                largest = max(largest, (along.amax(0) - along.amin(0)).max().item())
+        else:
+            for part in points.split(2048):
+                distances = torch.cdist(part, points, compute_mode="donot_use_mm_for_euclid_dist")
+                largest = max(largest, distances.max().item())
     return largest

@@ -11,6 +11,7 @@ from typing import List, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
+from efa_addons.distributed import over_ranks
 from efa_addons.ops.scatter import sum_rows
 from efa_addons.ops.tracing import tracing
 
@@ -111,19 +112,23 @@ def from_blocks(x: Tensor, blocks: GraphBlocks) -> Tensor:
 
 
 def sum_over_graph(state: Tensor, blocks: GraphBlocks) -> Tensor:
-    """Per-block sums (B, ...) -> for each block the sum over its whole graph (B, ...)."""
+    """Per-block sums (B, ...) -> the sum over each graph (G, ...)."""
     if blocks.one_each:
         return state
     if torch.jit.is_scripting():
-        total = state.new_zeros([blocks.num_graphs, state.shape[1], state.shape[2]]).index_add(0, blocks.graph, state)
+        return state.new_zeros([blocks.num_graphs, state.shape[1], state.shape[2]]).index_add(0, blocks.graph, state)
     else:
-        total = sum_rows(state, blocks.graph, blocks.num_graphs)
-    return total.index_select(0, blocks.graph)
+        return sum_rows(state, blocks.graph, blocks.num_graphs)
+
+
+def for_blocks(of_graph: Tensor, blocks: GraphBlocks) -> Tensor:
+    """What belongs to a graph (G, ...) -> for each of its blocks (B, ...)."""
+    return of_graph if blocks.one_each else of_graph.index_select(0, blocks.graph)
 
 
 def not_alone(batch: Tensor, num_graphs: int) -> Tensor:
     """(N,) true for atoms that share their graph with others."""
-    return atoms_per_graph(batch, num_graphs).index_select(0, batch) > 1
+    return over_ranks(atoms_per_graph(batch, num_graphs)).index_select(0, batch) > 1
 
 
 def center_positions(positions: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
@@ -134,7 +139,8 @@ def center_positions(positions: Tensor, batch: Tensor, num_graphs: int) -> Tenso
     """
     constant = positions.detach()
     total = constant.new_zeros([num_graphs, 3]).index_add(0, batch, constant)
-    mean = total / atoms_per_graph(batch, num_graphs).clamp(min=1).unsqueeze(1)
+    number = over_ranks(atoms_per_graph(batch, num_graphs))
+    mean = over_ranks(total) / number.clamp(min=1).unsqueeze(1)
     return positions - mean.index_select(0, batch)
 
 

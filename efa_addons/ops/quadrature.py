@@ -16,8 +16,9 @@ from typing import List, Optional
 import torch
 from torch import Tensor
 
+from efa_addons.distributed import over_ranks
 from efa_addons.ops.backends import plain
-from efa_addons.ops.graphs import GraphBlocks, from_blocks, sum_over_graph, to_blocks
+from efa_addons.ops.graphs import GraphBlocks, for_blocks, from_blocks, sum_over_graph, to_blocks
 from efa_addons.ops.grid import Grid
 from efa_addons.ops.waves import ReadOut, State, Waves
 
@@ -83,7 +84,7 @@ def _chunked(
         return Waves(grid.directions, weights, *counts, blocks.graph, blocks.num_graphs, blocks.one_each, turned)
 
     with torch.autocast(q.device.type, enabled=False):
-        state = State.apply(k, v, r, frequencies, waves(None, False))
+        state = over_ranks(State.apply(k, v, r, frequencies, waves(None, False)))
         if grid.even.shape[1] == 1:
             weighted = state * _of_rows(grid, grid.even, k.shape[1])
             found = [ReadOut.apply(q, weighted, r, frequencies, waves(None, False))]
@@ -103,7 +104,7 @@ def _plain(
     for group in range(len(grid.num_directions)):
         features = _features(k, r, frequencies, grid, group, False)
         rows.append(torch.bmm(features.flatten(1, 2), values))
-    state = sum_over_graph(torch.cat(rows, dim=1), blocks)
+    state = for_blocks(over_ranks(sum_over_graph(torch.cat(rows, dim=1), blocks)), blocks)
     found = [_plain_read_out(q, state, r, frequencies, grid, grid.even, False)]
     if grid.odd.shape[1] > 0:
         found.append(_plain_read_out(turned_q, state, r, frequencies, grid, grid.odd, True))

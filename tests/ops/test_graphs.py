@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from efa_addons.ops import graphs
-from efa_addons.ops.graphs import center_positions, from_blocks, graph_blocks, sum_over_graph, to_blocks
+from efa_addons.ops.graphs import center_positions, for_blocks, from_blocks, graph_blocks, sum_over_graph, to_blocks
 
 SIZES = [(0,), (1,), (7,), (3, 3, 3), (0, 5, 0), (1, 1, 1, 1, 30), (30, 1, 0, 2), (0, 0, 17, 16, 2), (2,) * 20 + (9, 40)]
 draw = random.Random(0)
@@ -28,7 +28,7 @@ def test_sums_over_graphs(atoms, static, sizes):
     blocks = graph_blocks(batch, num_graphs)
     per_block = to_blocks(x, blocks)
     expected = torch.zeros(num_graphs, 3).index_add(0, batch, x)[batch]
-    in_every_block = sum_over_graph(per_block.sum(1, keepdim=True), blocks).expand_as(per_block)
+    in_every_block = for_blocks(sum_over_graph(per_block.sum(1, keepdim=True), blocks), blocks).expand_as(per_block)
     assert per_block.shape == (blocks.num_blocks, blocks.block_size, 3)
     assert torch.equal(from_blocks(per_block, blocks), x)
     assert torch.allclose(from_blocks(in_every_block, blocks), expected, atol=1e-5)
