@@ -1,9 +1,11 @@
-"""The dtype of new tensors."""
+"""The dtype of new tensors, and of what is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -17,3 +19,15 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function in the precision of its arguments: autocast would round phases to half. For forward and backward alike."""
+
+    @functools.wraps(function)
+    def run(*args: Any) -> Any:
+        first = next(argument for argument in args if isinstance(argument, torch.Tensor))
+        with torch.autocast(first.device.type, enabled=False):
+            return function(*args)
+
+    return run

@@ -1,4 +1,8 @@
-"""How the quadrature's sums are carried out: "chunked" (part by part, `ops.waves`) or "plain" (operations of torch at once)."""
+"""How the quadrature's sums are carried out.
+
+"chunked": part by part (`ops.waves`), in a trace as a node (`ops.library`). "plain": by operations of torch, all at once: any
+number of derivatives, and traces that every runtime can run. "auto": plain in traces, otherwise chunked.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,17 @@ BACKENDS = ("auto", "chunked", "plain")
 _chosen = os.environ.get(VARIABLE) or "auto"  # read once: torch.compile would ask again and again
 
 
-def plain() -> bool:
-    """Whether the sums are to be operations of torch: in traces, which know nothing else, or because it was asked for.
+def choice() -> str:
+    """ "plain", "chunked", or "node" for chunked in a trace.
 
     Raises:
         EFAError: EFA_ADDONS_BACKEND is none of "auto", "chunked" and "plain".
     """
     if _chosen not in BACKENDS:
         raise unknown_names(VARIABLE, [_chosen], BACKENDS)
-    return _chosen == "plain" or tracing()
+    if not tracing():
+        return "plain" if _chosen == "plain" else "chunked"
+    return "node" if _chosen == "chunked" else "plain"
 
 
 @contextlib.contextmanager

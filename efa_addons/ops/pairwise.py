@@ -12,13 +12,13 @@ where atoms coincide. Sums over atoms are batched matrix products over graphs of
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, List
 
 import torch
 from torch import Tensor
 
+from efa_addons.dtype import without_autocast
 from efa_addons.ops.bessel import kernel_values, spherical_bessel
 from efa_addons.ops.graphs import PairBlocks, from_pair_blocks, to_pair_blocks
 from efa_addons.ops.harmonics import solid_harmonics
@@ -54,17 +54,6 @@ class _Kernel:
                 yield blocks, rows, values
 
 
-def _without_autocast(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """In the precision of the arguments, in all derivatives too: autocast would round g_l, which holds the phases, to half."""
-
-    @functools.wraps(forward)
-    def run(ctx: Any, *args: Any) -> Tensor:
-        with torch.autocast(args[0].device.type, enabled=False):
-            return forward(ctx, *args)
-
-    return run
-
-
 class _Weights(torch.autograd.Function):
     """W_ij = Σ_c g_l(s_c t_ij) q_ci·k_cj: q, k (C, B, D, b), t (B, b, b) symmetric, s (C,) -> (B, b, b).
 
@@ -74,7 +63,7 @@ class _Weights(torch.autograd.Function):
     """
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def forward(ctx: Any, q: Tensor, k: Tensor, t: Tensor, squares: Tensor, order: int, kernel: _Kernel) -> Tensor:
         ctx.save_for_backward(q, k, t, squares)
         ctx.order, ctx.kernel = order, kernel
@@ -99,7 +88,7 @@ class _Sums(torch.autograd.Function):
     """S_cj = Σ_i G_ij g_l(s_c t_ij) q_ci: G (B, b, b), q (C, B, D, b) -> (C, B, D, b); see `_Weights`."""
 
     @staticmethod
-    @_without_autocast
+    @without_autocast
     def forward(ctx: Any, weights: Tensor, q: Tensor, t: Tensor, squares: Tensor, order: int, kernel: _Kernel) -> Tensor:
         ctx.save_for_backward(weights, q, t, squares)
         ctx.order, ctx.kernel = order, kernel

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from efa_addons.distributed import over_ranks
-from efa_addons.ops.backends import plain
+from efa_addons.ops import library  # noqa: F401  registers the operators
+from efa_addons.ops.backends import choice
 from efa_addons.ops.graphs import GraphBlocks, for_blocks, from_blocks, sum_over_graph, to_blocks
 from efa_addons.ops.grid import Grid
 from efa_addons.ops.waves import ReadOut, State, Waves
@@ -63,7 +64,7 @@ def _in_torch() -> bool:
     if torch.jit.is_scripting():
         return True
     else:
-        return plain()
+        return choice() == "plain"
 
 
 def _of_rows(grid: Grid, of_directions: Tensor, num_d: int) -> Tensor:
@@ -83,15 +84,23 @@ def _chunked(
         counts = grid.num_directions, grid.num_channels
         return Waves(grid.directions, weights, *counts, blocks.graph, blocks.num_graphs, blocks.one_each, turned)
 
-    with torch.autocast(q.device.type, enabled=False):
-        state = over_ranks(State.apply(k, v, r, frequencies, waves(None, False)))
-        if grid.even.shape[1] == 1:
-            weighted = state * _of_rows(grid, grid.even, k.shape[1])
-            found = [ReadOut.apply(q, weighted, r, frequencies, waves(None, False))]
-        else:
-            found = [ReadOut.apply(q, state, r, frequencies, waves(grid.even, False))]
-        if grid.odd.shape[1] > 0:
-            found.append(ReadOut.apply(turned_q, state, r, frequencies, waves(grid.odd, True)))
+    def read_out(x: Tensor, of_state: Tensor, weights: Optional[Tensor], turned: bool) -> Tensor:
+        if node:
+            return torch.ops.efa_addons.wave_read_out(x, of_state, r, frequencies, *waves(weights, turned))
+        return ReadOut.apply(x, of_state, r, frequencies, waves(weights, turned))
+
+    node = choice() == "node"
+    if node:
+        state = torch.ops.efa_addons.wave_state(k, v, r, frequencies, *waves(None, False))
+    else:
+        state = State.apply(k, v, r, frequencies, waves(None, False))
+    state = over_ranks(state)
+    if grid.even.shape[1] == 1:
+        found = [read_out(q, state * _of_rows(grid, grid.even, k.shape[1]), None, False)]
+    else:
+        found = [read_out(q, state, grid.even, False)]
+    if grid.odd.shape[1] > 0:
+        found.append(read_out(turned_q, state, grid.odd, True))
     return found
 
 

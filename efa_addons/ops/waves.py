@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from efa_addons.dtype import without_autocast
 from efa_addons.errors import EFAError
 
 VARIABLE = "EFA_ADDONS_CHUNK_MB"
@@ -220,6 +221,7 @@ class _Here:
             here[:, axis] += (slopes * self.u[:, axis].view(-1, 1)).sum(1)
 
 
+@without_autocast
 def partials(
     x: Tensor, y: Tensor | None, r: Tensor, frequencies: Tensor, state: Tensor | None, waves: Waves, needed: Sequence[bool]
 ) -> Partials:
@@ -265,6 +267,7 @@ def partials(
     return by_x, by_y, by_r, by_frequencies, by_state
 
 
+@without_autocast
 def second_partials(
     x: Tensor, y: Tensor | None, r: Tensor, frequencies: Tensor, state: Tensor | None, waves: Waves, along: Partials
 ) -> Partials:

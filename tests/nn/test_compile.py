@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 from torch.export import Dim, export
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from efa_addons import EFABlock, EFAConfig, EuclideanFastAttention
+from efa_addons.ops.backends import backend
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -89,8 +91,73 @@ def test_export(name, atoms, randomized):
         assert_equal(exported, eager, arguments(module, atoms, sizes))
 
 
+@pytest.mark.parametrize("name", ["attention", "tensor integration"])
+def test_operators_in_a_trace(name, atoms, randomized):
+    """With EFA_ADDONS_BACKEND=chunked: nodes for the sums, with derivatives of the trace's forces too."""
+    module = randomized(MODULES[name]())
+    tensors = arguments(module, atoms, TRACED)
+
+    def forces(x, positions, batch, ptr):
+        energy = module(x, positions, batch, ptr.shape[0] - 1).square().sum()
+        return torch.autograd.grad(energy, positions, create_graph=True)[0]
+
+    with backend("chunked"):
+        traced = make_fx(forces, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*tensors)
+    called = [str(node.target) for node in traced.graph.nodes if "efa_addons" in str(node.target)]
+    kinds = {"wave_state", "wave_read_out", "wave_first"}
+    assert {target.split(".")[1] for target in called} == kinds
+    for sizes in (TRACED, *OTHERS):
+        results = []
+        tensors = arguments(module, atoms, sizes)
+        for call in (traced, forces):
+            loss = call(*tensors).square().sum()
+            results.append([loss, *torch.autograd.grad(loss, tensors[:2])])
+        for found, reference in zip(*results, strict=True):
+            assert (found - reference).norm() <= 1e-10 * max(1.0, reference.norm().item())
+
+
+@pytest.mark.parametrize("name", ["attention", slow("tensor integration")])
+def test_export_of_operators(name, atoms, randomized):
+    module = randomized(MODULES[name]())
+    eager, num_atoms = WithPointers(module), Dim("num_atoms", min=2)
+    dims = ({0: num_atoms}, {0: num_atoms}, {0: num_atoms}, {0: Dim("num_graphs_plus_1", min=3)})
+    tensors = tuple(tensor.detach() for tensor in arguments(module, atoms, TRACED))
+    with backend("chunked"):
+        exported = export(eager, tensors, dynamic_shapes=dims).module()
+    assert "efa_addons.wave_state" in str(exported.graph)
+    for sizes in (TRACED, *OTHERS):
+        assert_equal(exported, eager, arguments(module, atoms, sizes))
+
+
+@pytest.mark.parametrize("compiler", ["eager", slow("aot_eager")])
+def test_compile_with_operators(compiler, atoms, randomized):
+    torch.compiler.reset()
+    module = randomized(MODULES["tensor integration"]())
+    eager = WithPointers(module)
+    compiled = torch.compile(eager, fullgraph=True, dynamic=True, backend=compiler)
+    with backend("chunked"):
+        for sizes in (TRACED, *OTHERS):
+            assert_equal(compiled, eager, arguments(module, atoms, sizes))
+
+
+@pytest.mark.slow
+def test_inductor_ahead_of_time_with_operators(atoms, randomized, tmp_path):
+    module = randomized(MODULES["attention"]())
+    eager, num_atoms = WithPointers(module), Dim("num_atoms", min=2)
+    dims = ({0: num_atoms}, {0: num_atoms}, {0: num_atoms}, {0: Dim("num_graphs_plus_1", min=3)})
+    tensors = tuple(tensor.detach() for tensor in arguments(module, atoms, TRACED))
+    with torch.no_grad(), backend("chunked"):
+        program = export(eager, tensors, dynamic_shapes=dims)
+        package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+    loaded = torch._inductor.aoti_load_package(package)
+    for sizes in (TRACED, *OTHERS):
+        tensors = tuple(tensor.detach() for tensor in arguments(module, atoms, sizes))
+        with torch.no_grad():
+            assert torch.allclose(loaded(*tensors), eager(*tensors), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize(
-    ("name", "backend"),
+    ("name", "compiler"),
     [
         ("block", "eager"),
         ("tensor integration", "eager"),
@@ -98,11 +165,11 @@ def test_export(name, atoms, randomized):
         *(slow(name, "aot_eager") for name in MODULES),
     ],
 )
-def test_compile(name, backend, atoms, randomized):
+def test_compile(name, compiler, atoms, randomized):
     torch.compiler.reset()
     module = randomized(MODULES[name]())
     eager = WithPointers(module)
-    compiled = torch.compile(eager, fullgraph=True, dynamic=True, backend=backend)
+    compiled = torch.compile(eager, fullgraph=True, dynamic=True, backend=compiler)
     for sizes in (TRACED, *OTHERS):
         with torch.compiler.set_stance("default" if sizes == TRACED else "fail_on_recompile"):
             assert_equal(compiled, eager, arguments(module, atoms, sizes))
