@@ -1,4 +1,4 @@
-"""Memory that EFA will need, from a run of the blocks alone on one and two structures."""
+"""Memory that EFA will need, from a run of the blocks alone."""
 
 from __future__ import annotations
 
@@ -53,18 +53,33 @@ class PeakMemory(TorchDispatchMode):
         weakref.finalize(storage, forget)
 
 
+_ATOMS = 4096  # so many are run; beyond twice as many, memory follows from two such runs
+
+
 def predict_memory(blocks: Sequence[EFABlock], atoms_per_graph: int, num_graphs: int, training: bool = True) -> int:
     """Bytes that EFA needs at its peak, beside parameters and the host's own tensors.
 
-    One and two graphs are run on the blocks' own device; what the second one adds, each further one adds, too.
+    The batch is run on the blocks' own device; of a large one as much as it takes to see what each further atom and graph adds.
 
     Args:
         blocks: of the layers of a model, which run one after the other and all wait for the backward pass.
         atoms_per_graph, num_graphs: of a batch.
         training: forward, forces and the backward pass of a loss of both; otherwise forward and forces.
     """
-    one = _peak(blocks, atoms_per_graph, 1, training)
-    return one if num_graphs == 1 else one + (num_graphs - 1) * (_peak(blocks, atoms_per_graph, 2, training) - one)
+
+    def peak(atoms: int, graphs: int) -> int:
+        return _peak(blocks, atoms, graphs, training)
+
+    if atoms_per_graph * num_graphs <= 2 * _ATOMS:
+        return peak(atoms_per_graph, num_graphs)
+    if atoms_per_graph <= _ATOMS:
+        some = _ATOMS // atoms_per_graph
+        few, more = peak(atoms_per_graph, some), peak(atoms_per_graph, 2 * some)
+        return few + (more - few) * (num_graphs - some) // some
+    one, two = peak(_ATOMS, 1), peak(_ATOMS, 2)
+    double = peak(2 * _ATOMS, 1)
+    of_graph = two - double  # beside its atoms
+    return one + (num_graphs - 1) * of_graph + (double - one) * (atoms_per_graph * num_graphs - _ATOMS) // _ATOMS
 
 
 def _peak(blocks: Sequence[EFABlock], atoms_per_graph: int, num_graphs: int, training: bool) -> int:

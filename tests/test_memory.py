@@ -29,7 +29,7 @@ def allocated(step) -> int:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(("atoms_per_graph", "num_graphs"), [(20, 6), (150, 1)])
+@pytest.mark.parametrize(("atoms_per_graph", "num_graphs"), [(20, 6), (150, 1), (20, 700), (12000, 1), (6000, 2)])
 def test_prediction_is_within_a_fifth_of_what_is_allocated(blocks, training, atoms_per_graph, num_graphs):
     predicted = predict_memory(blocks, atoms_per_graph, num_graphs, training)
     positions = (4 * torch.randn(atoms_per_graph * num_graphs, 3)).requires_grad_()
@@ -51,6 +51,19 @@ def test_prediction_is_within_a_fifth_of_what_is_allocated(blocks, training, ato
 def test_emulated_blocks_which_see_no_positions(training):
     block = EFABlock("8x0e+8x1o", "8x0e", EFAConfig(max_length=12.0, emulate=True))
     assert predict_memory([block], 10, 2, training) > 0
+
+
+def test_a_large_structure_needs_memory_of_its_atoms_a_state_and_a_part(monkeypatch):
+    """No rotated features of all atoms: 25 directions alone would make 800 numbers of each atom."""
+    settings = {"num_features_qk": 16, "num_features_v": 8, "mlp_features": 4, "lebedev_num": 50}
+    block = EFABlock("8x0e", "8x0e", EFAConfig(max_length=12.0, **settings))
+    sizes = []
+    for megabytes in ("8", "64"):
+        monkeypatch.setenv("EFA_ADDONS_CHUNK_MB", megabytes)
+        sizes.append([predict_memory([block], atoms, 1) for atoms in (20000, 40000)])
+    (small, double), (large_parts, _) = sizes
+    assert (double - small) / 20000 < 4 * 500
+    assert 0.6 < (large_parts - small) / (56 * 2**20) < 1.2
 
 
 def test_nothing_is_left_behind(blocks):

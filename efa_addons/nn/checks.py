@@ -73,7 +73,7 @@ def largest_distance(positions: Tensor, batch: Tensor) -> float:
                 along = points @ part.T
                 largest = max(largest, (along.amax(0) - along.amin(0)).max().item())
         else:
-            for part in points.split(2048):
+            for part in points.split(256):
                 distances = torch.cdist(part, points, compute_mode="donot_use_mm_for_euclid_dist")
                 largest = max(largest, distances.max().item())
     return largest

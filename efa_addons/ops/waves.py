@@ -24,8 +24,9 @@ from efa_addons.dtype import without_autocast
 from efa_addons.errors import EFAError
 
 VARIABLE = "EFA_ADDONS_CHUNK_MB"
-# On a CPU a part must fit the cache, elsewhere it must keep the device busy. Bytes.
-_CHUNK = {"cpu": 2**20, "other": 2**27}
+# Memory of a part, bytes: on a CPU what it works on must fit the cache, elsewhere it must keep the device busy.
+_CHUNK = {"cpu": 2**23, "other": 2**29}
+_ARRAYS = 8  # as large as the features, which a part needs at most (for second derivatives)
 _ATOMS = 256  # in a part, where there are so many: wide enough for the matrix products
 
 Partials = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -57,7 +58,7 @@ class _Part(NamedTuple):
 
 
 def chunk_bytes(device: torch.device) -> int:
-    """Size of a part: EFA_ADDONS_CHUNK_MB, by default 1 on a CPU and 128 elsewhere."""
+    """Memory of a part: EFA_ADDONS_CHUNK_MB, by default 8 on a CPU and 512 elsewhere."""
     given = os.environ.get(VARIABLE)
     if given is None:
         return _CHUNK["cpu" if device.type == "cpu" else "other"]
@@ -77,9 +78,9 @@ def num_rows(waves: Waves, num_d: int) -> int:
 
 
 def _parts(waves: Waves, x: Tensor) -> Iterator[_Part]:
-    """Parts of directions, blocks and atoms whose features are as large as `chunk_bytes`; atoms change fastest."""
+    """Parts of directions, blocks and atoms, each with the memory of `chunk_bytes`; atoms change fastest."""
     num_blocks, num_d, _, num_atoms = x.shape
-    budget = max(1, chunk_bytes(x.device) // x.element_size())
+    budget = max(1, chunk_bytes(x.device) // (_ARRAYS * x.element_size()))
     channel = direction = row = 0
     for directions, channels in zip(waves.group_directions, waves.group_channels, strict=True):
         per_direction = 2 * num_d * channels

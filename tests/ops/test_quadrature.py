@@ -48,7 +48,7 @@ def one_grid(lebedev_num, constants=(1.0,)):
 def form(request, monkeypatch):
     """How the sums are carried out: part by part, in parts of a few atoms and directions, and by torch's operations."""
     if request.param == "small parts":
-        monkeypatch.setenv("EFA_ADDONS_CHUNK_MB", "0.002")
+        monkeypatch.setenv("EFA_ADDONS_CHUNK_MB", "0.02")
     with backend("plain" if request.param == "plain" else "chunked"):
         yield request.param
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("double")
 
 FREQUENCIES = (0.0, 0.5, 0.7, 1.9)
 GROUPS = [(1, 1), (14, 2), (26, 1)]
-MEGABYTES = {"one part": "100", "parts": "0.01", "single atoms and directions": "1e-5"}
+MEGABYTES = {"one part": "100", "parts": "0.1", "single atoms and directions": "1e-4"}
 
 
 def arguments(atoms, dtype=torch.float64):
