@@ -35,11 +35,11 @@ def losses(workspace: Path, name: str, config: str, *overrides: str) -> tuple[li
     return [float(row[column]) for row in rows if row.get(column)], folder
 
 
-def assert_same_efa(folder: Path, reference: Path) -> None:
+def assert_same_efa(folder: Path, reference: Path, within: float) -> None:
     weights, expected = (efa_parameters(saved(path / "last.ckpt")) for path in (folder, reference))
     assert weights and weights.keys() == expected.keys()
     for name, parameter in weights.items():
-        assert torch.allclose(parameter, expected[name], rtol=0, atol=1e-3), name
+        assert torch.allclose(parameter, expected[name], rtol=0, atol=within), name
 
 
 def test_compiled_training_equals_eager_training(workspace):
@@ -49,7 +49,7 @@ def test_compiled_training_equals_eager_training(workspace):
         losses(workspace, m, "tutorial", *options, mode + m) for m in ("compile", "eager")
     )
     assert len(compiled) == 6 and compiled == pytest.approx(eager, rel=1e-4)
-    assert_same_efa(folder, reference)
+    assert_same_efa(folder, reference, within=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -71,5 +71,5 @@ def test_compiled_fine_tuning_and_its_restart_equal_eager_fine_tuning(workspace,
     restart = [f"++ckpt_path={stopped / 'last.ckpt'}", "trainer.max_epochs=2"]
     rest, folder = losses(workspace, "rest", "finetune", *compiled, *restart)
     whole, reference = losses(workspace, "whole", "finetune", *options, "trainer.max_epochs=2")
-    assert len(whole) == 4 and half + rest == pytest.approx(whole, rel=1e-4)
-    assert_same_efa(folder, reference)
+    assert len(whole) == 4 and half + rest == pytest.approx(whole, rel=1e-6)
+    assert_same_efa(folder, reference, within=1e-5)  # an epoch moves them by 5e-3
