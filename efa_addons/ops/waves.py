@@ -77,17 +77,18 @@ def num_rows(waves: Waves, num_d: int) -> int:
     return 2 * num_d * sum(directions * channels for directions, channels in pairs)
 
 
-def _parts(waves: Waves, x: Tensor) -> Iterator[_Part]:
+def _parts(waves: Waves, x: Tensor, num_values: int) -> Iterator[_Part]:
     """Parts of directions, blocks and atoms, each with the memory of `chunk_bytes`; atoms change fastest."""
     num_blocks, num_d, _, num_atoms = x.shape
     budget = max(1, chunk_bytes(x.device) // (_ARRAYS * x.element_size()))
     channel = direction = row = 0
     for directions, channels in zip(waves.group_directions, waves.group_channels, strict=True):
         per_direction = 2 * num_d * channels
+        per_atom = max(per_direction, num_values if waves.weights is not None else 0)  # features, or y in each direction
         atoms = max(1, min(num_atoms, _ATOMS))
-        step = max(1, min(directions, budget // (per_direction * atoms)))
-        atoms = max(1, min(num_atoms, budget // (per_direction * step)))
-        blocks = max(1, budget // (per_direction * step * atoms)) if atoms == num_atoms else 1
+        step = max(1, min(directions, budget // max(per_atom * atoms, per_direction * num_values)))
+        atoms = max(1, min(num_atoms, budget // (per_atom * step)))
+        blocks = max(1, budget // (step * max(per_atom * atoms, per_direction * num_values))) if atoms == num_atoms else 1
         for first in range(0, directions, step):
             last = min(first + step, directions)
             for block in range(0, num_blocks, blocks):
@@ -241,7 +242,7 @@ def partials(
     by_frequencies = torch.zeros_like(frequencies) if of_frequencies else None
     by_state = x.new_zeros([waves.num_graphs, num_rows(waves, x.shape[1]), num_values]) if of_state else None
     scratch = _Scratch(x)
-    for part in _parts(waves, x):
+    for part in _parts(waves, x, num_values):
         here = _Here(waves, part, x, r, frequencies, scratch)
         values = None if y is None else here.weighted(y)
         rows = None if state is None else here.rows_of(state)
@@ -282,8 +283,9 @@ def second_partials(
     by_x, by_r, by_frequencies = torch.zeros_like(x), torch.zeros_like(r), torch.zeros_like(frequencies)
     by_y = torch.zeros_like(y) if y is not None else None
     by_state = torch.zeros_like(state) if state is not None else None
+    num_values = y.shape[3] if y is not None else state.shape[2]  # type: ignore[union-attr]
     scratch = _Scratch(x)
-    for part in _parts(waves, x):
+    for part in _parts(waves, x, num_values):
         here = _Here(waves, part, x, r, frequencies, scratch)
         values = None if y is None else here.weighted(y)
         rows = None if state is None else here.rows_of(state)
