@@ -1,4 +1,4 @@
-"""The JAX reference (thorben-frank/euclidean_fast_attention) as a contender: compiled ahead, waited for. `tox -e bench` installs it."""
+"""The JAX reference (thorben-frank/euclidean_fast_attention, installed by `tox -e bench`): compiled ahead, and waited for."""
 
 from __future__ import annotations
 

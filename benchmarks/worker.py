@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from benchmarks.contenders import Task, build
 from benchmarks.problems import Problem
@@ -59,11 +60,23 @@ def _time(run: Task, seconds: float) -> float:
             return least
 
 
+class _Operations(TorchDispatchMode):
+    """Counts the floating point operations of matrix products; torch's own FlopCounterMode fails in autograd.grad."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func.overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
 def _operations(run: Task) -> int:
-    """Floating point operations of torch's matrix products."""
-    with FlopCounterMode(display=False) as counter:
+    with _Operations() as counter:
         run()
-    return counter.get_total_flops()
+    return counter.total
 
 
 def _serve(connection: Connection, contender: str, problem: Problem, threads: int) -> None:
