@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -32,24 +34,30 @@ class Contest:
             operations: count those of matrix products, too (torch only).
         """
         rows = [Row(case, name, task, **asdict(problem), status=missing(name)) for name in contenders for task in TASKS]
-        limits = {"threads": self.args.threads, "memory": self.args.memory * 2**30, "seconds": self.args.seconds}
-        workers = {name: Worker(name, problem, **limits) for name in contenders if not missing(name)}
-        try:
-            values: Values = {}
-            counts = {}
+        values: Values = {}
+        with self._workers(rows) as workers:
             for row in rows:
                 self._measure(row, workers, values)
-                if operations and not row.status:
-                    counts[row.contender, row.task] = self._try(row, workers, "operations")
-            gate(rows, values)
+        gate(rows, values)
+        with self._workers(rows) as workers:
             self._time([row for row in rows if not row.status], workers)
+            for row in rows:
+                count = self._try(row, workers, "operations") if operations and row.ms else None
+                if count and row.ms:
+                    row.rate = 1e-6 * count / row.ms
+        return rows
+
+    @contextmanager
+    def _workers(self, rows: list[Row]) -> Iterator[dict[str, Worker]]:
+        """Processes of those that take part; memory and time are taken in different ones."""
+        names = dict.fromkeys(row.contender for row in rows if not row.status)
+        memory = self.args.memory * 2**30
+        workers = {name: Worker(name, rows[0].problem, self.args.threads, memory, self.args.seconds) for name in names}
+        try:
+            yield workers
         finally:
             for worker in workers.values():
                 worker.stop()
-        for row in rows:
-            if row.ms and counts.get((row.contender, row.task)):
-                row.rate = 1e-6 * counts[row.contender, row.task] / row.ms
-        return rows
 
     def _measure(self, row: Row, workers: dict[str, Worker], values: Values) -> None:
         """Memory and values of a task, or why it has none."""

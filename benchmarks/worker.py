@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.contenders import Task, build
 from benchmarks.problems import Problem
 
+M_MMAP_THRESHOLD = -3  # of malloc.h
 START_SECONDS = 120.0  # imports and the first small problem, on a busy machine
 
 
@@ -39,9 +40,13 @@ def _prepare(run: Task) -> None:
 
 
 def _measure(run: Task) -> tuple[float, list[np.ndarray]]:
-    """Largest resident memory during a run over that before it (bytes), and the arrays."""
+    """Largest resident memory during a run over that before it (bytes), and the arrays. Not in a process that is timed."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what is needed now
+    libc = ctypes.CDLL(None)
+    libc.mallopt(
+        M_MMAP_THRESHOLD, 2**16
+    )  # arrays have pages of their own: no share of fragmentation, which differs from run to run
+    libc.malloc_trim(0)  # what was freed before must not hide what is needed now
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
     before = _status("self", "VmRSS")
     values = run()
