@@ -43,9 +43,7 @@ def _measure(run: Task) -> tuple[float, list[np.ndarray]]:
     """Largest resident memory during a run over that before it (bytes), and the arrays. Not in a process that is timed."""
     gc.collect()
     libc = ctypes.CDLL(None)
-    libc.mallopt(
-        M_MMAP_THRESHOLD, 2**16
-    )  # arrays have pages of their own: no share of fragmentation, which differs from run to run
+    libc.mallopt(M_MMAP_THRESHOLD, 2**16)  # pages of its own for every array: no fragmentation, which is chance
     libc.malloc_trim(0)  # what was freed before must not hide what is needed now
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
     before = _status("self", "VmRSS")
