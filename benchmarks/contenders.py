@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.problems import TOLERANCE, Arrays, Problem, arrays
 from efa_addons import EuclideanFastAttention
-from efa_addons.ops.lebedev import grid_tensors
+from efa_addons.ops.lebedev import lebedev_grid
 
 REFERENCE, TRANSLATION, AUTO, QUADRATURE = "JAX reference", "torch translation", "efa_addons", "efa_addons, quadrature"
 CONTENDERS = (REFERENCE, TRANSLATION, AUTO, QUADRATURE)
@@ -60,7 +60,7 @@ def _ours(problem: Problem, data: Arrays, method: str) -> EuclideanFastAttention
 def _translation(problem: Problem, data: Arrays, weights: list[Tensor]) -> Callable[[Tensor], Tensor]:
     """The equations as they stand. Batches, as in the reference, by the outer products k ⊗ v of every atom, N M D_qk D_v."""
     inputs, batch = torch.from_numpy(data.inputs).squeeze(1), torch.from_numpy(data.batch)
-    directions, measure = grid_tensors(problem.points)
+    directions, measure = (torch.as_tensor(part, dtype=torch.float32) for part in lebedev_grid(problem.points))
     frequencies = torch.linspace(0, problem.max_frequency, problem.width_qk // 2) / data.max_length
     degree_of = torch.tensor([degree for degree in range(problem.degree + 1) for _ in range(2 * degree + 1)])
 
