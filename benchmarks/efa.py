@@ -68,7 +68,8 @@ def measure(args: argparse.Namespace, path: Path) -> list[Row]:
         if missing(name):
             print(f"{name}: {missing(name)}, the others go on without it (tox -e bench installs it)")
     found = limits(args.threads, args.quick)
-    rows = [Row("machine", "machine", what, ms=1000 * took, rate=rate, status=unit) for what, took, rate, unit in found]
+    rows = [Row("conditions", "machine", conditions(args))]
+    rows += [Row("machine", "machine", what, ms=1000 * took, rate=rate, status=unit) for what, took, rate, unit in found]
     show_table(machine(rows))
     contest = Contest(args)
     for case in args.cases:
@@ -84,6 +85,7 @@ def measure(args: argparse.Namespace, path: Path) -> list[Row]:
 
 
 def conditions(args: argparse.Namespace) -> str:
+    """What the figures hold for; kept with them in the CSV file."""
     versions = []
     for name in ("torch", "jax", "flax", "e3x"):
         try:
@@ -97,6 +99,7 @@ def main() -> None:
     args = arguments()
     path = args.out / f"efa_{platform.machine()}_cpu{'_quick' if args.quick else ''}.csv"
     rows = read_rows(args.from_csv) if args.from_csv else measure(args, path)
+    held = next(row.task for row in rows if row.case == "conditions")
     for grid in tables(rows):
         show_table(grid)
     if not args.from_csv:
@@ -109,10 +112,10 @@ def main() -> None:
         if args.docs:
             pictures.append(args.docs / "images" / "efa_scaling.png")
         for picture in pictures:
-            plot_scaling(rows, picture, f"forward and position gradients, D_qk = 32, D_v = 64\n{conditions(args)}")
+            plot_scaling(rows, picture, f"forward and position gradients, D_qk = 32, D_v = 64\n{held}".replace("; ", "\n"))
             print(picture)
     if args.docs:
-        insert(args.docs / "performance.md", markdown(rows, f"({conditions(args)}.)"))
+        insert(args.docs / "performance.md", markdown(rows, f"({held}.)"))
         print(args.docs / "performance.md")
 
 

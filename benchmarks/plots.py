@@ -31,7 +31,7 @@ def plot_scaling(rows: Sequence[Row], path: Path, title: str) -> None:
     axes[0, 0].set_ylabel("time per atom (µs)")
     axes[1, 0].set_ylabel("memory (MiB)")
     axes[0, 0].legend(frameon=False)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

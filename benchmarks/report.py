@@ -91,7 +91,7 @@ def targets(rows: Sequence[Row]) -> Grid:
 
 def tables(rows: Sequence[Row]) -> list[Grid]:
     """Everything that was measured."""
-    cases = list(dict.fromkeys(row.case for row in rows if row.case not in ("machine", "profile")))
+    cases = list(dict.fromkeys(row.case for row in rows if row.case not in ("conditions", "machine", "profile")))
     grids = [comparison(rows, case, what) for case in cases for what in ("ms", "mib")]
     rated = [comparison(rows, case, "rate") for case in cases if any(row.case == case and row.rate for row in rows)]
     return [grid for grid in [*grids, *rated, machine(rows), profiles(rows), targets(rows)] if grid[2]]

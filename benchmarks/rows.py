@@ -12,7 +12,7 @@ from benchmarks.problems import Problem
 
 @dataclass
 class Row:
-    """A contender at a task of a problem, or a limit of the machine (then `task` says which).
+    """A contender at a task of a problem, or a limit of the machine or the conditions (then `task` says which).
 
     Args:
         ms, mib: least wall time of a call, and largest resident memory over that before it; none where it failed.
