@@ -24,8 +24,8 @@ from efa_addons.dtype import without_autocast
 from efa_addons.errors import EFAError
 
 VARIABLE = "EFA_ADDONS_CHUNK_MB"
-# Memory of a part, bytes: on a CPU what it works on must fit the cache, elsewhere it must keep the device busy.
-_CHUNK = {"cpu": 2**23, "other": 2**29}
+# Memory of a part, bytes: on a CPU what each thread works on must fit its cache, elsewhere it must keep the device busy.
+_CHUNK_OF_THREAD, _CHUNK_ELSEWHERE = 2**23, 2**29
 _ARRAYS = 8  # as large as the features, which a part needs at most (for second derivatives)
 _ATOMS = 256  # in a part, where there are so many: wide enough for the matrix products
 
@@ -58,10 +58,10 @@ class _Part(NamedTuple):
 
 
 def chunk_bytes(device: torch.device) -> int:
-    """Memory of a part: EFA_ADDONS_CHUNK_MB, by default 8 on a CPU and 512 elsewhere."""
+    """Memory of a part: EFA_ADDONS_CHUNK_MB, by default 8 for each thread of a CPU and 512 elsewhere."""
     given = os.environ.get(VARIABLE)
     if given is None:
-        return _CHUNK["cpu" if device.type == "cpu" else "other"]
+        return torch.get_num_threads() * _CHUNK_OF_THREAD if device.type == "cpu" else _CHUNK_ELSEWHERE
     try:
         size = int(float(given) * 2**20)
     except ValueError:
@@ -132,7 +132,7 @@ class _Here:
         self.u = waves.directions[part.directions]
         self.frequencies = frequencies[part.channels].view(-1, 1)
         self.r = r[part.blocks, :, part.atoms]
-        self.x = self.by_channel(x)
+        self.x = self.by_channel(x).contiguous()  # rows of distant addresses share a place in the cache
         self.mixed = waves.weights is not None
         self.along = _along(self.u, self.r)
         num_blocks, num_directions, atoms = self.along.shape
@@ -300,7 +300,7 @@ def second_partials(
         if df is not None:
             by_df = here.along.unsqueeze(2) * df[part.channels].view(-1, 1)
             turn = by_df if turn is None else turn.add_(by_df)
-        changed = None if dx is None else here.features(here.by_channel(dx), "changed")
+        changed = None if dx is None else here.features(here.by_channel(dx).contiguous(), "changed")
         if turn is not None:
             cos, sin = here.phase.unbind(2)
             turning = torch.stack([-sin * turn, cos * turn], dim=2).unsqueeze(3)
