@@ -130,7 +130,7 @@ def test_torch_compile_in_one_graph(stock_model, ethanol, double):
     from mace.tools import compile as mace_compile
     from mace.tools import scripts_utils
 
-    model = randomize(insert_efa(stock_model, EFAConfig(max_length=8.0)))
+    model = randomize(insert_efa(stock_model, EFAConfig(max_length=8.0, method="quadrature")))
     expected = evaluate(model, ethanol, training=True)
     prepared = mace_compile.prepare(scripts_utils.extract_model)(model=model, map_location="cpu")
     data = batch_of(model, ethanol)
