@@ -21,6 +21,8 @@ import triton.language as tl
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on")
 
 _EMULATED = tl.constexpr(INTERPRETED)
+# A part of kernels. Interpreted it is better an ordinary function: Triton's interpreter takes milliseconds to enter one of its own.
+part = (lambda function: function) if INTERPRETED else triton.jit
 _QUADRANTS = tl.constexpr(0.6366197723675814)  # 2/π
 # Added and taken away again it rounds to an integer, which stands in the lowest bits of the sum.
 _ROUND = tl.constexpr(12582912.0)
@@ -28,7 +30,7 @@ _ROUND = tl.constexpr(12582912.0)
 _FIRST, _SECOND, _THIRD = tl.constexpr(1.5703125), tl.constexpr(4.837512969970703e-4), tl.constexpr(7.549790126404332e-8)
 
 
-@triton.jit
+@part
 def cos_sin(phase, TURNED: tl.constexpr):
     """cos φ and sin φ, or those of φ - 90 degrees; errors below 1e-7 for |φ| up to 1e4, 1e-6 up to 1e5.
 
@@ -48,7 +50,7 @@ def cos_sin(phase, TURNED: tl.constexpr):
     return tl.where(((quadrant + 1) & 2) != 0, -first, first), tl.where((quadrant & 2) != 0, -second, second)
 
 
-@triton.jit
+@part
 def to_tf32(x):
     """Rounded to the 10 bits of TF32: left to themselves, the matrix units cut them off."""
     if _EMULATED:
@@ -58,7 +60,7 @@ def to_tf32(x):
         return tl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1)
 
 
-@triton.jit
+@part
 def multiply_add(a, b, total, PRECISION: tl.constexpr):
     """total + a b. tf32x3: what TF32 leaves of a and b is multiplied as well, all but the rest with the rest."""
     if PRECISION == "ieee":
@@ -75,7 +77,7 @@ def multiply_add(a, b, total, PRECISION: tl.constexpr):
     return total
 
 
-@triton.jit
+@part
 def vectors(v, offset, step, mask):
     """The three components of v at offset, which lie `step` apart."""
     first = tl.load(v + offset, mask=mask, other=0.0)
@@ -83,7 +85,7 @@ def vectors(v, offset, step, mask):
     return first, second, tl.load(v + offset + 2 * step, mask=mask, other=0.0)
 
 
-@triton.jit
+@part
 def phases(table, number, num_phases):
     """Of each phase: direction, channel, row of its cos of the first d, and rows between one d and the next."""
     mask = number < num_phases
@@ -93,7 +95,7 @@ def phases(table, number, num_phases):
     return mask, direction, channel, row, tl.load(table + 3 * num_phases + number, mask=mask, other=0)
 
 
-@triton.jit
+@part
 def turned_by(along, along_dr, frequency, d_frequency, dr, df):
     """δ = ω u·dr + dω u·r, of what is given of dr and dω."""
     if dr is None:
@@ -104,7 +106,7 @@ def turned_by(along, along_dr, frequency, d_frequency, dr, df):
         return along_dr * frequency + along * d_frequency
 
 
-@triton.jit
+@part
 def changed(cos, sin, x, turn, dx, offset, mask, HAS_TURN: tl.constexpr):
     """Features of cos and sin: E x, or their change E dx + δ E' x where dx or a turn is given."""
     if dx is None:
@@ -283,7 +285,7 @@ def read_out(
     tl.store(out + place + value[None, :], total, mask=mask_n[:, None] & mask_v[None, :])
 
 
-@triton.jit
+@part
 def products(
     y, t, atom, mask_n, place_y, row, mask_p, to_sin, weights, direction, num_atoms, cos_total, sin_total,
     NUM_COMPONENTS: tl.constexpr, NUM_VALUES: tl.constexpr, PRECISION: tl.constexpr, VALUES: tl.constexpr,
