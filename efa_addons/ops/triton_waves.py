@@ -17,9 +17,11 @@ from efa_addons.ops import triton_kernels as kernels
 from efa_addons.ops.backends import precision
 from efa_addons.ops.waves import Partials, Waves, num_rows
 
-# Tiles: of atoms, of phases, of values. The first of a product's three sizes is 64, what a group of four warps multiplies at once.
-_STATE_ATOMS, _STATE_PHASES = 32, 64
+# Tiles: of atoms, of phases, of values. What a group of four warps multiplies at once has 64 rows; the rest is as large as registers
+# allow, and they are spent: twice the phases of `state` or `pull` spill.
+_STATE_ATOMS, _STATE_PHASES = 16, 64
 _READ_ATOMS, _READ_PHASES = 64, 32
+_PULL_PHASES = 16
 _VALUES = 64
 _PROGRAMS = 4  # wanted for each multiprocessor, so that all are busy to the end
 
@@ -130,7 +132,7 @@ class _Sums:
         """Those asked for of (B, d, C, n), (B, 3, n) and (C,)."""
         if not (of_x or of_r or of_frequencies):
             return None, None, None
-        atoms, num_phases = _size(self.num_atoms, _READ_ATOMS), _READ_PHASES
+        atoms, num_phases = _size(self.num_atoms, _READ_ATOMS), _PULL_PHASES
         values = _size(self.num_values, _VALUES)
         programs = self.num_blocks * triton.cdiv(self.num_atoms, atoms)
         splits = _splits(programs, self.num_channels, self.x.device)
