@@ -73,7 +73,7 @@ def main() -> None:
             widths = [str(width_qk * (degree_qk + 1) ** 2), str(4 * width_v), str(degree_sph or 0)]
             choice = "pairwise" if num_atoms <= made["auto"].pairwise_up_to else "quadrature"
             rows.append(
-                [*widths, str(made["quadrature"].lebedev_num), f"{num_graphs} x {num_atoms}"]
+                [*widths, made["quadrature"].describe_grid().removesuffix(" Lebedev points"), f"{num_graphs} x {num_atoms}"]
                 + [f"{t:.2f}" for t in times]
                 + [f"{times[0] / times[1]:.2f}", f"{choice} (up to {made['auto'].pairwise_up_to})"]
             )

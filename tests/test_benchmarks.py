@@ -6,6 +6,17 @@ import csv
 import subprocess
 import sys
 
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.contenders import AUTO, QUADRATURE, REFERENCE, TRANSLATION, build, missing
+from benchmarks.contest import gate
+from benchmarks.problems import TASKS, Problem, arrays
+from benchmarks.report import BEGIN, END, insert, markdown, targets
+from benchmarks.rows import Row, read_rows, write_rows
+from benchmarks.worker import Failed, Worker, _operations
+
 
 def test_attention_methods(tmp_path, request):
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.attention_methods", "--quick", "--out", str(tmp_path)]
@@ -13,3 +24,100 @@ def test_attention_methods(tmp_path, request):
     rows = list(csv.DictReader(next(tmp_path.glob("attention_methods_*_cpu_quick.csv")).open()))
     assert [row["degree of Y"] for row in rows] == ["0", "0", "1", "1"]
     assert all(float(row["ratio"]) > 0 for row in rows)
+
+
+def test_efa(tmp_path, request):
+    """One batch by every contender; the reference says so where it is not installed."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "performance.md").write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.efa", "--quick", "--cases", "batches", "profile"]
+    command += ["--threads", "1", "--out", str(tmp_path), "--docs", str(tmp_path)]
+    subprocess.run(command, cwd=request.config.rootpath, check=True, capture_output=True)
+    rows = read_rows(next(tmp_path.glob("efa_*_cpu_quick.csv")))
+    batches = {(row.contender, row.task): row for row in rows if row.case == "batches"}
+    for contender in (REFERENCE, TRANSLATION, AUTO, QUADRATURE):
+        for task in TASKS:
+            row = batches[contender, task]
+            assert row.status == missing(contender)
+            assert row.status or (row.ms > 0 and row.mib >= 0 and row.difference <= 1e-4)
+    assert all(row.rate > 0 for row in rows if row.case == "machine")
+    assert sum(row.rate for row in rows if row.case == "profile") == pytest.approx(100, abs=1)
+    page = (tmp_path / "performance.md").read_text()
+    assert page.startswith("above") and page.endswith("below\n") and "old" not in page
+    assert "| 2 x 5 | 32/64 | 0 | 50 | forces |" in page
+
+
+def test_operations_are_counted():
+    """Of the translation: projections, phases (N M 3), state and read-out, two for each product of numbers."""
+    n, m, width = 64, 50, 16
+    expected = 2 * (3 * n * width**2 + 3 * n * m + 2 * n * m * width**2)
+    assert _operations(build(TRANSLATION, Problem(1, n, width, width), "forward")) == expected
+
+
+def test_translation_is_the_sum_over_directions():
+    """Against the core, which is tested against that sum, for a batch and for one structure of degree 1."""
+    for problem in (Problem(2, 4, 4, 6, 1), Problem(1, 5, 4, 6, 1)):
+        ours, translation = (build(name, problem, "forces")() for name in (QUADRATURE, TRANSLATION))
+        for a, b in zip(ours, translation, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("change", [1.001, np.nan])
+def test_gate_refuses_other_values(change):
+    rows = [Row("batches", name, "forces", 2, 5) for name in (TRANSLATION, AUTO)]
+    first = [np.ones((3, 4)), np.arange(6.0)]
+    values = {(TRANSLATION, "forces"): first, (AUTO, "forces"): [a * (1 + 1e-6) for a in first]}
+    gate(rows, values)
+    assert rows[1].difference == pytest.approx(1e-6, rel=1e-3)
+    values[AUTO, "forces"][1] = change * first[1]
+    with pytest.raises(SystemExit, match="efa_addons differs by .* in forces"):
+        gate(rows, values)
+
+
+def test_worker_survives_what_is_too_much():
+    """A task of 200 MiB with 20 MiB allowed, and one that is not there: the process is stopped, and a new one answers."""
+    worker = Worker(TRANSLATION, Problem(2, 64), threads=1, memory=20 * 2**20, seconds=60.0)
+    try:
+        with pytest.raises(Failed, match="GiB"):
+            worker.ask("measure", "training")
+        worker.memory = 2**33
+        peak, values = worker.ask("measure", "forward")
+        assert peak > 2**24 and values[0].shape == (128, 1, 1, 64)  # twice 128 x 50 x 32 x 64 numbers
+        with pytest.raises(Failed, match="KeyError"):
+            worker.ask("nonsense", "forward")
+    finally:
+        worker.stop()
+
+
+def test_rows_survive_their_file(tmp_path):
+    rows = [
+        Row("machine", "machine", "copy", ms=1.5, rate=20.0, status="GB/s"),
+        Row("batches", AUTO, "forces", 16, 64, 32, 64, 0, 50),
+    ]
+    write_rows(tmp_path / "rows.csv", rows)
+    assert read_rows(tmp_path / "rows.csv") == rows
+
+
+def test_targets():
+    """30 times in 16 x 64 is met by 31 and not by 29; what was not measured is neither."""
+
+    def rows(reference):
+        common = {"case": "batches", "task": "forces", **vars(Problem(16, 64))}
+        return [Row(contender=REFERENCE, ms=reference, mib=100.0, **common), Row(contender=AUTO, ms=1.0, mib=10.0, **common)]
+
+    assert [line[3] for line in targets(rows(31.0))[2]][:3] == ["yes", "no", "-"]
+    assert targets(rows(29.0))[2][0][2:] == ["29", "no"]
+    assert "29 | no |" in markdown(rows(29.0), "")
+
+
+def test_insert_wants_its_marks(tmp_path):
+    (tmp_path / "performance.md").write_text("no marks")
+    with pytest.raises(SystemExit, match="needs the lines"):
+        insert(tmp_path / "performance.md", "text")
+
+
+def test_larger_problems_contain_smaller_ones():
+    small = Problem(16, 64)
+    assert Problem(256, 20).contains(small) and Problem(16, 64, degree=1).contains(small)
+    assert not Problem(1, 65536).contains(small) and not Problem(256, 20, 16).contains(small)
+    assert np.array_equal(arrays(small).positions, arrays(small).positions)

@@ -171,11 +171,11 @@ class EuclideanFastAttention(nn.Module):
         self._add_degree_constants(degree_sph if tensor_integration else 0, ti_degree_scaling_constants)
         self.frequencies_trainable = frequencies_trainable
         self._add_grid(lebedev_num, features_qk // 2)
-        per_channel = 2 * type_qk.num_components
-        self.num_rows = 2 * per_channel * sum(m * c for m, c in zip(self.num_directions, self.num_channels, strict=True))
+        num_waves = sum(m * c for m, c in zip(self.num_directions, self.num_channels, strict=True))
+        num_rows = num_waves * 2 * 2 * type_qk.num_components
         self.pairwise_up_to = 0 if method == "quadrature" or lebedev_num is not None else sys.maxsize
         if method == "auto" and lebedev_num is None:
-            self.pairwise_up_to = pairwise_up_to(self.num_rows, type_v.dim, features_qk // 2, self.max_degree_sph)
+            self.pairwise_up_to = pairwise_up_to(num_waves, num_rows, type_v.dim, features_qk // 2, self.max_degree_sph)
         self.couple: nn.Module = nn.Identity()
         self.output_type = type_v
         if tensor_integration:

@@ -42,8 +42,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, frequencies: Tens
     queries, keys = _by_channel(q, blocks).to(dtype), _by_channel(k, blocks).to(dtype)
     values = to_blocks(v.flatten(1), blocks).unsqueeze(1).to(dtype)
     points = to_blocks(positions, blocks).transpose(1, 2)
-    first, second = queries.chunk(2, dim=1)
-    turned = torch.cat([-second, first], dim=1)
+    turned = queries
+    if grid.odd.shape[1] > 0:
+        first, second = queries.chunk(2, dim=1)
+        turned = torch.cat([-second, first], dim=1)
     if _in_torch():
         found = _plain(queries, turned, keys, values, points, frequencies, grid, blocks)
     else:
@@ -56,8 +58,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, frequencies: Tens
 def _by_channel(x: Tensor, blocks: GraphBlocks) -> Tensor:
     """q or k (N, K, 2 C) -> (B, 2 K, C, b), firsts of the pairs before seconds; atoms last, so that they are contiguous."""
     num_components, num_channels = x.shape[1], x.shape[2] // 2
-    rows = to_blocks(x.flatten(1), blocks).view(blocks.num_blocks, blocks.block_size, num_components, num_channels, 2)
-    return rows.permute(0, 4, 2, 3, 1).flatten(1, 2)
+    columns = to_blocks(x.flatten(1), blocks).transpose(1, 2)
+    if blocks.num_blocks == 1:
+        columns = columns.squeeze(0).contiguous().unsqueeze(0)  # of a matrix torch makes the transpose much faster
+    pairs = columns.unflatten(1, [num_components, num_channels, 2])
+    return pairs.permute(0, 3, 1, 2, 4).flatten(1, 2)
 
 
 def _in_torch() -> bool:

@@ -25,8 +25,8 @@ from efa_addons.errors import EFAError
 from efa_addons.ops.backends import kernels
 
 VARIABLE = "EFA_ADDONS_CHUNK_MB"
-# Memory of a part, bytes: on a CPU what it works on must fit the cache, elsewhere it must keep the device busy.
-_CHUNK = {"cpu": 2**23, "other": 2**29}
+# Memory of a part, bytes: on a CPU what each thread works on must fit its cache, elsewhere it must keep the device busy.
+_CHUNK_OF_THREAD, _CHUNK_ELSEWHERE = 2**23, 2**29
 _ARRAYS = 8  # as large as the features, which a part needs at most (for second derivatives)
 _ATOMS = 256  # in a part, where there are so many: wide enough for the matrix products
 
@@ -59,10 +59,10 @@ class _Part(NamedTuple):
 
 
 def chunk_bytes(device: torch.device) -> int:
-    """Memory of a part: EFA_ADDONS_CHUNK_MB, by default 8 on a CPU and 512 elsewhere."""
+    """Memory of a part: EFA_ADDONS_CHUNK_MB, by default 8 for each thread of a CPU and 512 elsewhere."""
     given = os.environ.get(VARIABLE)
     if given is None:
-        return _CHUNK["cpu" if device.type == "cpu" else "other"]
+        return torch.get_num_threads() * _CHUNK_OF_THREAD if device.type == "cpu" else _CHUNK_ELSEWHERE
     try:
         size = int(float(given) * 2**20)
     except ValueError:
@@ -78,17 +78,18 @@ def num_rows(waves: Waves, num_d: int) -> int:
     return 2 * num_d * sum(directions * channels for directions, channels in pairs)
 
 
-def _parts(waves: Waves, x: Tensor) -> Iterator[_Part]:
+def _parts(waves: Waves, x: Tensor, num_values: int) -> Iterator[_Part]:
     """Parts of directions, blocks and atoms, each with the memory of `chunk_bytes`; atoms change fastest."""
     num_blocks, num_d, _, num_atoms = x.shape
     budget = max(1, chunk_bytes(x.device) // (_ARRAYS * x.element_size()))
     channel = direction = row = 0
     for directions, channels in zip(waves.group_directions, waves.group_channels, strict=True):
         per_direction = 2 * num_d * channels
+        per_atom = max(per_direction, num_values if waves.weights is not None else 0)  # features, or y in each direction
         atoms = max(1, min(num_atoms, _ATOMS))
-        step = max(1, min(directions, budget // (per_direction * atoms)))
-        atoms = max(1, min(num_atoms, budget // (per_direction * step)))
-        blocks = max(1, budget // (per_direction * step * atoms)) if atoms == num_atoms else 1
+        step = max(1, min(directions, budget // max(per_atom * atoms, per_direction * num_values)))
+        atoms = max(1, min(num_atoms, budget // (per_atom * step)))
+        blocks = max(1, budget // (step * max(per_atom * atoms, per_direction * num_values))) if atoms == num_atoms else 1
         for first in range(0, directions, step):
             last = min(first + step, directions)
             for block in range(0, num_blocks, blocks):
@@ -132,7 +133,7 @@ class _Here:
         self.u = waves.directions[part.directions]
         self.frequencies = frequencies[part.channels].view(-1, 1)
         self.r = r[part.blocks, :, part.atoms]
-        self.x = self.by_channel(x)
+        self.x = self.by_channel(x).contiguous()  # rows of distant addresses share a place in the cache
         self.mixed = waves.weights is not None
         self.along = _along(self.u, self.r)
         num_blocks, num_directions, atoms = self.along.shape
@@ -245,7 +246,7 @@ def partials(
     by_frequencies = torch.zeros_like(frequencies) if of_frequencies else None
     by_state = x.new_zeros([waves.num_graphs, num_rows(waves, x.shape[1]), num_values]) if of_state else None
     scratch = _Scratch(x)
-    for part in _parts(waves, x):
+    for part in _parts(waves, x, num_values):
         here = _Here(waves, part, x, r, frequencies, scratch)
         values = None if y is None else here.weighted(y)
         rows = None if state is None else here.rows_of(state)
@@ -289,8 +290,9 @@ def second_partials(
     by_x, by_r, by_frequencies = torch.zeros_like(x), torch.zeros_like(r), torch.zeros_like(frequencies)
     by_y = torch.zeros_like(y) if y is not None else None
     by_state = torch.zeros_like(state) if state is not None else None
+    num_values = y.shape[3] if y is not None else state.shape[2]  # type: ignore[union-attr]
     scratch = _Scratch(x)
-    for part in _parts(waves, x):
+    for part in _parts(waves, x, num_values):
         here = _Here(waves, part, x, r, frequencies, scratch)
         values = None if y is None else here.weighted(y)
         rows = None if state is None else here.rows_of(state)
@@ -305,7 +307,7 @@ def second_partials(
         if df is not None:
             by_df = here.along.unsqueeze(2) * df[part.channels].view(-1, 1)
             turn = by_df if turn is None else turn.add_(by_df)
-        changed = None if dx is None else here.features(here.by_channel(dx), "changed")
+        changed = None if dx is None else here.features(here.by_channel(dx).contiguous(), "changed")
         if turn is not None:
             cos, sin = here.phase.unbind(2)
             turning = torch.stack([-sin * turn, cos * turn], dim=2).unsqueeze(3)

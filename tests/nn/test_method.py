@@ -133,10 +133,10 @@ def test_no_warning_for_trained_frequencies_without_a_grid():
 
 def test_cost_model():
     """Small molecules by pairs, large structures by the grid; a finer grid and wider features speak for pairs."""
-    usual = pairwise_up_to(16 * 30, 64, 8, 0)
+    usual = pairwise_up_to(116, 4 * 116, 64, 8, 0)
     assert 50 < usual < 1000
-    assert pairwise_up_to(16 * 100, 64, 8, 0) > usual
-    assert pairwise_up_to(64 * 30, 64, 8, 0) > usual
+    assert pairwise_up_to(400, 4 * 400, 64, 8, 0) > usual
+    assert pairwise_up_to(116, 16 * 116, 64, 8, 0) > usual
     assert EuclideanFastAttention(4, max_length=5.0, method="quadrature").pairwise_up_to == 0
 
 

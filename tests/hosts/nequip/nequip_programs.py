@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import yaml
 from host_support import ROOT, fill, run
 from nequip.model import ModelFromCheckpoint, ModelFromPackage
 from nequip.utils.global_state import set_global_state
@@ -25,6 +26,22 @@ def train(
     command = ["nequip-train", "-cp", str(configs), "-cn", config, f"hydra.run.dir={folder}"]
     text = run(*command, f"data_file={workspace / 'train.xyz'}", *QUICK, *overrides, cwd=workspace, check=check)
     return folder, text
+
+
+def without_efa(name: str, workspace: Path) -> str:
+    """Writes a shipped configuration without its EFA parts; returns its name."""
+    config = yaml.safe_load((ROOT / "configs" / "nequip" / f"{name}.yaml").read_text())
+    model = config["training_module"]["model"]
+    if name == "finetune":
+        config["training_module"]["model"] = model["model"]
+    else:
+        del model["efa"], model["mode"]
+        model["_target_"] = "nequip.model.NequIPGNNModel"
+    del config["training_module"]["optimizer"]["param_groups"]
+    callbacks = config["trainer"]["callbacks"]
+    config["trainer"]["callbacks"] = [c for c in callbacks if "efa_addons" not in c["_target_"]]
+    (workspace / f"{name}_stock.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return f"{name}_stock"
 
 
 def saved(path: Path) -> torch.nn.Module:

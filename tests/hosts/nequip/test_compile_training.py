@@ -7,34 +7,69 @@ from pathlib import Path
 
 import pytest
 import torch
-from nequip_programs import SMALL, saved, train
+from host_support import run
+from nequip_programs import SMALL, saved, train, without_efa
 
-from efa_addons.hosts.nequip import efa_parameters
+from efa_addons.hosts.nequip import efa_parameters, has_efa
 
 pytestmark = pytest.mark.slow
 # Six structures to train with in batches of three, and three for validation: batches of one would not be compiled.
 SPLIT = [f"data.split_dataset.{part}={share}" for part, share in (("train", 0.5), ("val", 0.25), ("test", 0.25))]
-STEPS = ["data.train_dataloader.batch_size=3", "trainer.max_epochs=3", "trainer.log_every_n_steps=1", "run=[train]"]
+STEPS = ["data.train_dataloader.batch_size=3", "trainer.log_every_n_steps=1", "run=[train]"]
 # As its compiled form, the eager model is to take the quadrature.
-ONE_LAYER = ["training_module.model.num_layers=1", "+training_module.model.efa.method=quadrature"]
+QUADRATURE = "+training_module.model.efa.method=quadrature"
+ONE_LAYER = "training_module.model.num_layers=1"
 NARROW = [f"training_module.model.efa.num_features_{of}=4" for of in ("qk", "v")]
 
 
-def losses(workspace: Path, mode: str) -> tuple[list[float], Path]:
-    """Training losses, step by step."""
-    logger = "{_target_: lightning.pytorch.loggers.CSVLogger, save_dir: " + str(workspace / f"logs_{mode}") + "}"
-    overrides = [f"+training_module.model.compile_mode={mode}", f"+trainer.logger={logger}"]
-    folder, _ = train(workspace, mode, "tutorial", *SMALL, *SPLIT, *STEPS, *ONE_LAYER, *NARROW, *overrides)
-    path = next((workspace / f"logs_{mode}").rglob("metrics.csv"))
+def losses(workspace: Path, name: str, config: str, *overrides: str) -> tuple[list[float], Path]:
+    """Training losses, step by step, and the folder of the run, which compiled a model if it was told to and only then."""
+    logger = "{_target_: lightning.pytorch.loggers.CSVLogger, save_dir: " + str(workspace / f"logs_{name}") + "}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_LOGS", "output_code")  # names what Inductor makes, also where it finds it in its cache
+        folder, text = train(workspace, name, config, *SPLIT, *STEPS, *overrides, f"+trainer.logger={logger}")
+    assert ("Output code written to" in text) == any("compile_mode=compile" in option for option in overrides)
+    path = next((workspace / f"logs_{name}").rglob("metrics.csv"))
     rows = list(csv.DictReader(path.open()))
-    name = "train_loss_step/weighted_sum"
-    return [float(row[name]) for row in rows if row.get(name)], folder
+    column = "train_loss_step/weighted_sum"
+    return [float(row[column]) for row in rows if row.get(column)], folder
+
+
+def assert_same_efa(folder: Path, reference: Path, within: float) -> None:
+    weights, expected = (efa_parameters(saved(path / "last.ckpt")) for path in (folder, reference))
+    assert weights and weights.keys() == expected.keys()
+    for name, parameter in weights.items():
+        assert torch.allclose(parameter, expected[name], rtol=0, atol=within), name
 
 
 def test_compiled_training_equals_eager_training(workspace):
-    (compiled, folder), (eager, reference) = losses(workspace, "compile"), losses(workspace, "eager")
+    options = [*SMALL, ONE_LAYER, QUADRATURE, *NARROW, "trainer.max_epochs=3"]
+    mode = "+training_module.model.compile_mode="
+    (compiled, folder), (eager, reference) = (
+        losses(workspace, m, "tutorial", *options, mode + m) for m in ("compile", "eager")
+    )
     assert len(compiled) == 6 and compiled == pytest.approx(eager, rel=1e-4)
-    weights, expected = (efa_parameters(saved(path / "last.ckpt")) for path in (folder, reference))
-    assert weights.keys() == expected.keys()
-    for name, parameter in weights.items():
-        assert torch.allclose(parameter, expected[name], rtol=0, atol=1e-3), name
+    assert_same_efa(folder, reference, within=1e-3)
+
+
+@pytest.fixture(scope="module")
+def package(workspace) -> Path:
+    """A trained model without EFA."""
+    tiny = [*SMALL, ONE_LAYER, "training_module.model.l_max=0", "run=[train]", "trainer.max_epochs=1"]
+    folder, _ = train(workspace, "base", without_efa("tutorial", workspace), *tiny, configs=workspace)
+    path = workspace / "base.nequip.zip"
+    run("nequip-package", "build", str(folder / "best.ckpt"), str(path), cwd=workspace)
+    return path
+
+
+def test_compiled_fine_tuning_and_its_restart_equal_eager_fine_tuning(workspace, package):
+    """EFA goes into the compiled model of a package; half of the epochs, and the others from the checkpoint."""
+    options = [f"package={package}", QUADRATURE, *(f"+{option}" for option in NARROW), "data.train_dataloader.shuffle=false"]
+    compiled = [*options, "+training_module.model.model.compile_mode=compile"]
+    half, stopped = losses(workspace, "half", "finetune", *compiled, "trainer.max_epochs=1")
+    assert has_efa(saved(stopped / "last.ckpt"))
+    restart = [f"++ckpt_path={stopped / 'last.ckpt'}", "trainer.max_epochs=2"]
+    rest, folder = losses(workspace, "rest", "finetune", *compiled, *restart)
+    whole, reference = losses(workspace, "whole", "finetune", *options, "trainer.max_epochs=2")
+    assert len(whole) == 4 and half + rest == pytest.approx(whole, rel=1e-6)
+    assert_same_efa(folder, reference, within=1e-5)  # an epoch moves them by 5e-3

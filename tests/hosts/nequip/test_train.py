@@ -14,7 +14,7 @@ import torch
 import yaml
 from host_support import ROOT, run
 from nequip.integrations.ase import NequIPCalculator
-from nequip_programs import SMALL, saved, train
+from nequip_programs import SMALL, saved, train, without_efa
 from nequip_support import batch_of, evaluate
 
 from efa_addons import EFAError
@@ -71,22 +71,6 @@ def test_restart(fresh, workspace):
 def metric(text: str, name: str) -> float:
     line = next(line for line in text.splitlines() if f" {name} " in line)
     return float(line.split("│")[2])
-
-
-def without_efa(name: str, workspace: Path) -> str:
-    """Writes a shipped configuration without its EFA parts; returns its name."""
-    config = yaml.safe_load((ROOT / "configs" / "nequip" / f"{name}.yaml").read_text())
-    model = config["training_module"]["model"]
-    if name == "finetune":
-        config["training_module"]["model"] = model["model"]
-    else:
-        del model["efa"], model["mode"]
-        model["_target_"] = "nequip.model.NequIPGNNModel"
-    del config["training_module"]["optimizer"]["param_groups"]
-    callbacks = config["trainer"]["callbacks"]
-    config["trainer"]["callbacks"] = [c for c in callbacks if "efa_addons" not in c["_target_"]]
-    (workspace / f"{name}_stock.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    return f"{name}_stock"
 
 
 def test_fine_tuning_a_package_starts_where_the_base_is(workspace):
