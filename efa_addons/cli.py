@@ -99,7 +99,9 @@ def _add_demo(verbs: Verbs) -> None:
 
 
 def _add_doctor(verbs: Verbs) -> None:
-    parser = verbs.add_parser("doctor", help="say what is installed here, and which back end a call on a CPU or GPU takes, and why")
+    parser = verbs.add_parser(
+        "doctor", help="say what is installed here, and which back end a call on a CPU or GPU takes, and why"
+    )
     parser.set_defaults(run=_doctor)
 
 
