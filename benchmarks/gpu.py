@@ -1,9 +1,10 @@
 """Everything that has to be measured on a GPU: `python -m benchmarks.gpu` checks Triton's kernels there, then times them.
 
-Gate: at real sizes and in every precision the kernels' sums, first and second derivatives must agree with float64, or nothing is
-timed. Then the card's own limits (matrix products, copies), what the kernels reach of them, the attention from 1000 to a million
-atoms and in batches of molecules by each back end, the JAX reference and a MACE step where these are installed. Times are the
-median over repetitions, memory the peak of torch's allocator over what was there before. One CSV file, named after the card.
+Gate: at real sizes and in every precision the kernels' sums, first and second derivatives must agree with float64, or nothing
+is timed. Then the card's own limits (matrix products, copies), what the kernels reach of them, the attention from 1000 to a
+million atoms and in batches of molecules by each back end, the JAX reference and a MACE step where these are installed. Times
+are the median over repetitions, memory the peak of torch's allocator over what was there before. One CSV file, named after the
+card.
 
 Without a GPU, that it runs: TRITON_INTERPRET=1 python -m benchmarks.gpu --quick --device cpu
 """

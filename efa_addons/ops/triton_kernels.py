@@ -1,11 +1,11 @@
-"""The sums of `ops.waves` as Triton kernels: features are made in registers, tile by tile, and go to the matrix units from there.
+"""The sums of `ops.waves` as Triton kernels: features are made in registers, tile by tile, and go on to the matrix units.
 
 Three kernels make all derivatives: `state` (of Ψ by T), `read_out` (by y) and `pull` (by x, r and ω). Phases of all groups are
 numbered through, channel by channel, and a table says of each which direction, channel and rows of the state it has: a tile of
 phases may cross groups, and a group of one direction wastes nothing. Sums are in a fixed order, without atomics.
 
-Along a direction (dx, dr, dω) features E x, E = (cos φ, sin φ), change by E dx + δ E' x, E' = (-sin φ, cos φ), and phases turn by
-δ = ω u·dr + dω u·r: second derivatives are the same kernels with these, where dx, dr or dω are given. Arguments that may be
+Along a direction (dx, dr, dω) features E x, E = (cos φ, sin φ), change by E dx + δ E' x, E' = (-sin φ, cos φ), and phases turn
+by δ = ω u·dr + dω u·r: second derivatives are the same kernels with these, where dx, dr or dω are given. Arguments that may be
 missing are None, and with them go their operations.
 
 Phases are in float32, whatever the products are in. Where nothing else is said, what is loaded has its layout from `ops.waves`.
@@ -21,7 +21,7 @@ import triton.language as tl
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on")
 
 _EMULATED = tl.constexpr(INTERPRETED)
-# A part of kernels. Interpreted it is better an ordinary function: Triton's interpreter takes milliseconds to enter one of its own.
+# A part of kernels. Interpreted it is an ordinary function: Triton's interpreter takes milliseconds to enter one of its own.
 part = (lambda function: function) if INTERPRETED else triton.jit
 _QUADRANTS = tl.constexpr(0.6366197723675814)  # 2/π
 # Added and taken away again it rounds to an integer, which stands in the lowest bits of the sum.
@@ -395,13 +395,13 @@ def pull(
                         if SECOND:
                             if dy is not None and t is not None:
                                 u_cos, u_sin = products(
-                                    dy, t, atom, mask_n, place_y, rows, mask_p, to_sin, weights, direction, num_atoms, u_cos, u_sin,
-                                    NUM_COMPONENTS, NUM_VALUES, PRECISION, VALUES,
+                                    dy, t, atom, mask_n, place_y, rows, mask_p, to_sin, weights, direction, num_atoms,
+                                    u_cos, u_sin, NUM_COMPONENTS, NUM_VALUES, PRECISION, VALUES,
                                 )  # fmt: skip
                             if dt is not None and y is not None:
                                 u_cos, u_sin = products(
-                                    y, dt, atom, mask_n, place_y, rows, mask_p, to_sin, weights, direction, num_atoms, u_cos, u_sin,
-                                    NUM_COMPONENTS, NUM_VALUES, PRECISION, VALUES,
+                                    y, dt, atom, mask_n, place_y, rows, mask_p, to_sin, weights, direction, num_atoms,
+                                    u_cos, u_sin, NUM_COMPONENTS, NUM_VALUES, PRECISION, VALUES,
                                 )  # fmt: skip
                         else:
                             u_cos, u_sin = products(

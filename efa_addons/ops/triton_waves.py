@@ -1,4 +1,4 @@
-"""`partials` and `second_partials` of `ops.waves` by the kernels of `ops.triton_kernels`: float32, no part of the features in memory.
+"""`partials` and `second_partials` of `ops.waves` by the kernels of `ops.triton_kernels`, in float32.
 
 Nothing here looks at what is on the device: sizes of launches follow from shapes alone, tables from the grid.
 """
@@ -17,8 +17,8 @@ from efa_addons.ops import triton_kernels as kernels
 from efa_addons.ops.backends import precision
 from efa_addons.ops.waves import Partials, Waves, num_rows
 
-# Tiles: of atoms, of phases, of values. What a group of four warps multiplies at once has 64 rows; the rest is as large as registers
-# allow, and they are spent: twice the phases of `state` or `pull` spill.
+# Tiles: of atoms, of phases, of values. What a group of four warps multiplies at once has 64 rows; the other size is what the
+# registers hold: twice as many atoms in `state`, or phases in `pull`, spill.
 _STATE_ATOMS, _STATE_PHASES = 16, 64
 _READ_ATOMS, _READ_PHASES = 64, 32
 _PULL_PHASES = 16
