@@ -20,7 +20,7 @@ from efa_addons.ops.waves import Partials, Waves, num_rows
 # Tiles: of atoms, of phases, of values. What a group of four warps multiplies at once has 64 rows; the other size is what the
 # registers hold: twice as many atoms in `state`, or phases in `pull`, spill.
 _STATE_ATOMS, _STATE_PHASES = 16, 64
-_READ_ATOMS, _READ_PHASES = 64, 32
+_READ_ATOMS, _READ_PHASES = 128, 32  # each row of T that is loaded serves so many atoms: at 64 the L2 cache is the limit
 _PULL_PHASES = 16
 _VALUES = 64
 _PROGRAMS = 4  # wanted for each multiprocessor, so that all are busy to the end
@@ -125,6 +125,7 @@ class _Sums:
             self.x, _contiguous(t), self.r, self.dx, _contiguous(dt), self.dr, self.df, self.weights, self.directions,
             self.frequencies, self.table, self.waves.graph, out, self.num_atoms, self.num_phases, self.num_rows,
             self.num_channels, self.num_blocks, **self.flags, ATOMS=atoms, PHASES=num_phases, VALUES=values,
+            num_warps=_warps(atoms),
         )  # fmt: skip
         return _summed(out)
 
@@ -145,7 +146,7 @@ class _Sums:
                 self.x, self.y, self.t, self.r, self.dx, self.dy, self.dt, self.dr, self.df, self.weights, self.directions,
                 self.frequencies, self.table, self.runs, self.waves.graph, by_x, by_r, by_frequencies, self.num_atoms,
                 self.num_phases, self.num_rows, self.num_channels, self.num_blocks, SECOND=self.second, **self.flags,
-                ATOMS=atoms, PHASES=num_phases, VALUES=values,
+                ATOMS=atoms, PHASES=num_phases, VALUES=values, num_warps=_warps(atoms),
             )  # fmt: skip
         return by_x, None if by_r is None else _summed(by_r), None if by_frequencies is None else by_frequencies.sum(0)
 
@@ -166,6 +167,11 @@ def _summed(shares: Tensor) -> Tensor:
 def _size(number: int, most: int) -> int:
     """Of a tile: a power of two, no smaller than the matrix units take."""
     return max(16, min(most, triton.next_power_of_2(number)))
+
+
+def _warps(rows: int) -> int:
+    """Four for every 64 rows of a product."""
+    return 8 if rows == 128 else 4
 
 
 def _splits(programs: int, pieces: int, device: torch.device) -> int:

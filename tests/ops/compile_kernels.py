@@ -22,7 +22,7 @@ INDICES = {"table": "*i32", "runs": "*i32", "blocks": "*i64", "graphs": "*i64"}
 INSTRUCTIONS = ("HGMMA", "HMMA", "FFMA", "FMUL", "FADD", "LDG", "LDGSTS", "LDS", "STS", "LDL", "STL")
 
 
-def compiled(kernel, capability, given, constants):
+def compiled(kernel, capability, given, constants, warps):
     """The kernel for pointers of these names; other arguments are None or as in constants."""
     signature, fixed, aligned = {}, {}, {}
     for place, name in enumerate(kernel.arg_names):
@@ -36,7 +36,7 @@ def compiled(kernel, capability, given, constants):
         if name in given or name == "num_atoms":
             aligned[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=aligned)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
 
 
 def report(kernel):
@@ -66,8 +66,8 @@ def main(capability, second, precision="tf32x3"):
         "pull": (triton_waves._READ_ATOMS, triton_waves._PULL_PHASES),
     }
     for name, (atoms, phases) in sizes.items():
-        tiles = {"ATOMS": atoms, "PHASES": phases}
-        kernel = compiled(getattr(triton_kernels, name), capability, given, {**constants, **tiles})
+        tiles, warps = {"ATOMS": atoms, "PHASES": phases}, triton_waves._warps(atoms)
+        kernel = compiled(getattr(triton_kernels, name), capability, given, {**constants, **tiles}, warps)
         print(name, report(kernel) if os.environ.get("REPORT") else "", flush=True)
 
 

@@ -78,11 +78,12 @@ def test_doctor(installed, capsys):
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.split()[:2] == ["torch", torch.__version__] for line in lines)
-    chosen = {line.split(":")[0].strip(): line.split(":")[1].split()[0] for line in lines if ": " in line}
-    assert chosen["cpu, float32"] == "chunked" and chosen["cuda, float32"] == "triton" and chosen["cuda, float64"] == "chunked"
+    for call in ("cpu, float32 chunked:", "cuda, float32 triton:", "cuda, float64 chunked:", "in traces plain:"):
+        assert any(" ".join(line.split()).startswith(call) for line in lines)
 
 
-def test_attention_on_a_cpu_does_not_import_triton():
+def test_attention_on_a_cpu_leaves_triton_alone():
+    """Torch may import triton by itself."""
     program = """
 import sys, torch
 from efa_addons import EuclideanFastAttention
@@ -90,7 +91,7 @@ from efa_addons.doctor import report
 module = EuclideanFastAttention(4, 0, max_length=5.0, method="quadrature")
 module(torch.randn(3, 1, 1, 4), torch.randn(3, 3), torch.zeros(3, dtype=torch.long), 1).sum().backward()
 report()
-print("triton" in sys.modules)
+print([name for name in sys.modules if "efa_addons.ops.triton" in name])
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == ["False"]
+    assert result.stdout.split() == ["[]"]
