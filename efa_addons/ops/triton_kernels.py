@@ -61,12 +61,23 @@ def to_tf32(x):
 
 
 @part
+def to_bf16(x):
+    """In bfloat16; interpreted rounded to it (the interpreter multiplies the bits of bfloat16 as if they were integers)."""
+    if _EMULATED:
+        bits = x.to(tl.int32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
+        return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
+    else:
+        return x.to(tl.bfloat16)
+
+
+@part
 def multiply_add(a, b, total, PRECISION: tl.constexpr):
     """total + a b. tf32x3: what TF32 leaves of a and b is multiplied as well, all but the rest with the rest."""
     if PRECISION == "ieee":
         total = tl.dot(a, b, total, input_precision="ieee")
     elif PRECISION == "bf16":
-        total = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), total)
+        total = tl.dot(to_bf16(a), to_bf16(b), total)
     elif PRECISION == "tf32":
         total = tl.dot(to_tf32(a), to_tf32(b), total, input_precision="tf32")
     else:

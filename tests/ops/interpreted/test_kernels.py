@@ -158,3 +158,15 @@ def test_rounding_to_tf32():
     assert ((out - x).abs()[:12] <= 2**-11 * x.abs()[:12]).all() and (out[:12] != x[:12]).any()
     assert out[12:16].tolist() == [1 + 2**-10, 1.0, -1 - 2**-9, torch.inf]
     assert out[16:19].isnan().all() and out[19] == 0
+
+
+@triton.jit
+def round_to_bf16(x, out, SIZE: tl.constexpr):
+    tl.store(out + tl.arange(0, SIZE), triton_kernels.to_bf16(tl.load(x + tl.arange(0, SIZE))))
+
+
+def test_emulated_bf16_is_that_of_torch():
+    x = torch.cat([torch.randn(4095), torch.tensor([torch.nan])])
+    out = torch.empty_like(x)
+    round_to_bf16[(1,)](x, out, SIZE=4096)
+    torch.testing.assert_close(out, x.bfloat16().float(), rtol=0, atol=0, equal_nan=True)
