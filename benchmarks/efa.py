@@ -34,6 +34,12 @@ CASES = {
     "rate": [Problem(1, atoms, 64, 64) for atoms in (4096, 16384, 65536)],
     "profile": [Problem(16, 64), Problem(256, 20), Problem(1, 4096), Problem(1, 4096, points=194)],
 }
+TARGETS = {
+    "batches": [Problem(16, 64), Problem(256, 20)],
+    "single": [Problem(1, 4096), Problem(1, 4096, points=194), Problem(1, 65536)],
+    "rate": [Problem(1, 4096, 64, 64), Problem(1, 16384, 64, 64)],
+    "profile": [Problem(1, 4096, 64, 64)],
+}
 QUICK = {
     "batches": [Problem(2, 5)],
     "single": [Problem(1, 4), Problem(1, 8)],
@@ -46,6 +52,7 @@ QUICK = {
 def arguments() -> argparse.Namespace:
     parser = options(__doc__, repeats=7)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--targets", action="store_true", help="only the problems that targets are about: ten minutes")
     parser.add_argument("--threads", type=int, default=2, help="and cores, for every contender")
     parser.add_argument("--budget", type=float, default=20.0, help="seconds of timing for a contender at one task")
     parser.add_argument("--seconds", type=float, default=60.0, help="a contender that takes longer for a request is left out")
@@ -72,9 +79,10 @@ def measure(args: argparse.Namespace, path: Path) -> list[Row]:
     rows += [Row("machine", "machine", what, ms=1000 * took, rate=rate, status=unit) for what, took, rate, unit in found]
     show_table(machine(rows))
     contest = Contest(args)
-    for case in args.cases:
+    chosen = QUICK if args.quick else TARGETS if args.targets else CASES
+    for case in [case for case in args.cases if case in chosen]:
         contenders = [QUADRATURE] if case == "rate" else list(CONTENDERS)
-        for problem in (QUICK if args.quick else CASES)[case]:
+        for problem in chosen[case]:
             print(f"{case}: {problem!r}", file=sys.stderr, flush=True)
             if case == "profile":
                 rows += profile(AUTO, problem, args.threads)

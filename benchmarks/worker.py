@@ -70,7 +70,8 @@ class _Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func.overloadpacket)
+        name = func.overloadpacket.__name__.rstrip("_")  # of addmm_, which the table lacks, as of addmm
+        count = flop_registry.get(getattr(torch.ops.aten, name, None))
         if count is not None:
             self.total += count(*args, **(kwargs or {}), out_val=out)
         return out

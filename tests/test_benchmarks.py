@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.contenders import AUTO, QUADRATURE, REFERENCE, TRANSLATION, build, missing
+from benchmarks.contenders import AUTO, QUADRATURE, REFERENCE, TRANSLATION, _ours, build, missing
 from benchmarks.contest import gate
 from benchmarks.problems import TASKS, Problem, arrays
 from benchmarks.report import BEGIN, END, insert, markdown, targets
@@ -52,6 +52,16 @@ def test_operations_are_counted():
     n, m, width = 64, 50, 16
     expected = 2 * (3 * n * width**2 + 3 * n * m + 2 * n * m * width**2)
     assert _operations(build(TRANSLATION, Problem(1, n, width, width), "forward")) == expected
+
+
+def test_operations_of_ours_are_counted():
+    """Projections, and 4 N R D_v for state and read-out of R rows."""
+    n, width = 64, 16
+    problem = Problem(1, n, width, width)
+    module = _ours(problem, arrays(problem), "quadrature")
+    rows = 4 * sum(m * c for m, c in zip(module.num_directions, module.num_channels, strict=True))
+    expected = 2 * 3 * n * width**2 + 4 * n * rows * width
+    assert _operations(build(QUADRATURE, problem, "forward")) == expected
 
 
 def test_translation_is_the_sum_over_directions():

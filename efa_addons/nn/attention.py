@@ -353,7 +353,7 @@ class EuclideanFastAttention(nn.Module):
             return
         with torch.no_grad():
             if not self._warned_length and 2 * positions.norm(dim=1).max() > self.max_length:
-                size = largest_distance(positions, batch)
+                size = largest_distance(positions, batch, exact_up_to=256)
                 if size > self.max_length * (1 + 1e-6):
                     self._warned_length = True
                     warnings.warn(

@@ -59,15 +59,15 @@ def refuse_periodic(pbc: Optional[Tensor]) -> None:
             )
 
 
-def largest_distance(positions: Tensor, batch: Tensor) -> float:
-    """Largest distance between two atoms of the same graph, Å; of graphs of more than 4096 atoms to 0.5%, never more.
+def largest_distance(positions: Tensor, batch: Tensor, exact_up_to: int = 4096) -> float:
+    """Largest distance between two atoms of the same graph, Å; of graphs of more than `exact_up_to` atoms to 0.5%, never more.
 
     Those are measured along 295 directions, which takes time and memory in proportion to the atoms.
     """
     largest = 0.0
     for graph in batch.unique().tolist():
         points = positions[batch == graph]
-        if points.shape[0] > 4096:
+        if points.shape[0] > exact_up_to:
             directions = torch.as_tensor(half_grid(590)[0], dtype=points.dtype, device=points.device)
             for part in directions.split(16):
                 along = points @ part.T
