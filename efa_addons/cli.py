@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_convert(verbs)
     _add_inspect(verbs)
     _add_demo(verbs)
+    _add_doctor(verbs)
     args = parser.parse_args(argv)
     try:
         args.run(args)
@@ -95,6 +96,13 @@ def _add_demo(verbs: Verbs) -> None:
     parser.add_argument("--quick", action="store_true", help="a minute's version of every step; its figures mean nothing")
     parser.add_argument("--seed", type=int, default=0, help="seed of data and training (default: 0)")
     parser.set_defaults(run=_demo)
+
+
+def _add_doctor(verbs: Verbs) -> None:
+    parser = verbs.add_parser(
+        "doctor", help="say what is installed here, and which back end a call on a CPU or GPU takes, and why"
+    )
+    parser.set_defaults(run=_doctor)
 
 
 def _insert(args: argparse.Namespace) -> None:
@@ -177,6 +185,12 @@ def _demo(args: argparse.Namespace) -> None:
     from efa_addons.studies import demo
 
     demo.run(args.out, args.host, quick=args.quick, seed=args.seed)
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from efa_addons import doctor
+
+    print(doctor.report())
 
 
 if __name__ == "__main__":

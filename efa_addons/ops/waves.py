@@ -22,6 +22,7 @@ from torch import Tensor
 
 from efa_addons.dtype import without_autocast
 from efa_addons.errors import EFAError
+from efa_addons.ops.backends import kernels
 
 VARIABLE = "EFA_ADDONS_CHUNK_MB"
 # Memory of a part, bytes: on a CPU what each thread works on must fit its cache, elsewhere it must keep the device busy.
@@ -233,6 +234,9 @@ def partials(
         x: (B, d, C, n); y: (B, A, n, V); r: (B, 3, n) in Å; frequencies: (C,) in 1/Å; state: T, (G, R, V). y may be
             missing where only its derivative is needed, state likewise.
     """
+    faster = kernels(x.device, x.dtype)
+    if faster is not None:
+        return faster.partials(x, y, r, frequencies, state, waves, needed)
     of_x, of_y, of_r, of_frequencies, of_state = needed
     num_values = y.shape[3] if y is not None else state.shape[2]  # type: ignore[union-attr]
     num_components = 1 if waves.weights is None else waves.weights.shape[1]
@@ -279,6 +283,9 @@ def second_partials(
         along: the direction, of the shapes of the arguments; none for zero.
         others: as in `partials`.
     """
+    faster = kernels(x.device, x.dtype)
+    if faster is not None:
+        return faster.second_partials(x, y, r, frequencies, state, waves, along)
     dx, dy, dr, df, dstate = along
     by_x, by_r, by_frequencies = torch.zeros_like(x), torch.zeros_like(r), torch.zeros_like(frequencies)
     by_y = torch.zeros_like(y) if y is not None else None

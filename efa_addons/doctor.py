@@ -1,0 +1,43 @@
+"""What is installed here, and which back end a call of the quadrature takes."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+import torch
+
+from efa_addons.ops.backends import PRECISION, VARIABLE, precision, served_by
+from efa_addons.version import __version__
+
+PACKAGES = ("torch", "e3nn", "triton", "mace-torch", "nequip", "schnetpack", "torch-scatter", "cuequivariance")
+
+
+def report() -> str:
+    """Lines of text: packages, devices, and back ends with the reason for each."""
+    lines = [f"efa_addons {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"]
+    lines += [f"  {name:<15} {_version(name)}" for name in PACKAGES]
+    lines.append(f"device: {_device()}")
+    lines.append(f"back ends of the quadrature ({VARIABLE}):")
+    for kind in ("cpu", "cuda"):
+        for dtype in (torch.float32, torch.float64):
+            name, reason = served_by(torch.device(kind), dtype)
+            lines.append(f"  {kind + ', ' + str(dtype).removeprefix('torch.'):<15} {name}: {reason}")
+    name, reason = served_by(torch.device("cpu"), torch.float32, traced=True)
+    lines.append(f"  {'in traces':<15} {name}: {reason}")
+    lines.append(f"products of triton's kernels ({PRECISION}): {precision()}")
+    return "\n".join(lines)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _device() -> str:
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return ", ".join(names) + f" (CUDA {torch.version.cuda})"

@@ -1,0 +1,97 @@
+"""Which back end takes a call, and what those that cannot say."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from efa_addons import EFAError
+from efa_addons.cli import main
+from efa_addons.ops import backends
+from efa_addons.ops.backends import backend, kernels, precision, served_by, why_not_triton
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SINGLE, DOUBLE = torch.float32, torch.float64
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """installed(True or False): whether a package triton is found."""
+
+    def choose(found):
+        why_not_triton.cache_clear()
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if found else None)
+
+    monkeypatch.setattr(backends, "_chosen", "auto")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    yield choose
+    why_not_triton.cache_clear()
+
+
+def test_auto(installed):
+    installed(True)
+    assert served_by(CUDA, SINGLE)[0] == "triton" and served_by(CUDA, DOUBLE)[0] == "chunked"
+    assert "float64" in served_by(CUDA, DOUBLE)[1]
+    assert served_by(CPU, SINGLE)[0] == "chunked" and kernels(CPU, SINGLE) is None
+    assert served_by(CUDA, SINGLE, traced=True)[0] == "plain"
+    installed(False)
+    assert served_by(CUDA, SINGLE) == ("chunked", "the package triton is not installed") and kernels(CUDA, SINGLE) is None
+
+
+def test_pinned(installed):
+    installed(True)
+    for name in ("chunked", "plain"):
+        with backend(name):
+            assert served_by(CUDA, SINGLE)[0] == name and kernels(CUDA, SINGLE) is None
+    with backend("triton"):
+        assert served_by(CUDA, SINGLE)[0] == "triton"
+
+
+@pytest.mark.parametrize(
+    ("found", "device", "dtype", "reason"),
+    [
+        (False, CPU, SINGLE, "the package triton is not installed"),
+        (True, CUDA, DOUBLE, "its kernels are in float32, and the tensors in float64"),
+        (True, CPU, SINGLE, "its kernels run on NVIDIA devices, and the tensors are on 'cpu'"),
+    ],
+)
+def test_pinned_where_it_cannot_serve(installed, found, device, dtype, reason):
+    installed(found)
+    with backend("triton"):
+        with pytest.raises(EFAError, match=f"EFA_ADDONS_BACKEND=triton cannot serve this call: {reason}"):
+            kernels(device, dtype)
+        assert reason in served_by(device, dtype)[1]
+
+
+def test_precision(monkeypatch):
+    monkeypatch.delenv("EFA_ADDONS_PRECISION", raising=False)
+    assert precision() == "tf32x3"
+    monkeypatch.setenv("EFA_ADDONS_PRECISION", "tf23")
+    with pytest.raises(EFAError, match="unknown EFA_ADDONS_PRECISION 'tf23'"):
+        precision()
+
+
+def test_doctor(installed, capsys):
+    installed(True)
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split()[:2] == ["torch", torch.__version__] for line in lines)
+    for call in ("cpu, float32 chunked:", "cuda, float32 triton:", "cuda, float64 chunked:", "in traces plain:"):
+        assert any(" ".join(line.split()).startswith(call) for line in lines)
+
+
+def test_attention_on_a_cpu_leaves_triton_alone():
+    """Torch may import triton by itself."""
+    program = """
+import sys, torch
+from efa_addons import EuclideanFastAttention
+from efa_addons.doctor import report
+module = EuclideanFastAttention(4, 0, max_length=5.0, method="quadrature")
+module(torch.randn(3, 1, 1, 4), torch.randn(3, 3), torch.zeros(3, dtype=torch.long), 1).sum().backward()
+report()
+print([name for name in sys.modules if "efa_addons.ops.triton" in name])
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["[]"]
