@@ -2,8 +2,8 @@
 
 "chunked": part by part (`ops.waves`), in a trace as a node (`ops.library`). "triton": the same sums by kernels
 (`ops.triton_waves`) in float32 on NVIDIA devices, in a trace as the same node. "plain": by operations of torch, all at once:
-any number of derivatives, and traces that every runtime can run. "auto": plain in traces, otherwise triton where it can serve,
-else chunked.
+any number of derivatives, and traces that every runtime can run. "auto": plain in traces, otherwise chunked; triton on a GPU
+from the day on which its kernels have run on one (`AUTO_TAKES_TRITON`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ VARIABLE = "EFA_ADDONS_BACKEND"
 PRECISION = "EFA_ADDONS_PRECISION"
 BACKENDS = ("auto", "chunked", "plain", "triton")
 PRECISIONS = ("tf32x3", "ieee", "tf32", "bf16")
+AUTO_TAKES_TRITON = False  # its kernels have been interpreted and compiled, on machines without a GPU
 _chosen = os.environ.get(VARIABLE) or "auto"  # read once: torch.compile would ask again and again
 
 
@@ -68,7 +69,7 @@ def kernels(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
         reason = why_not_triton(device, dtype)
         if reason:
             raise EFAError(f"{VARIABLE}=triton cannot serve this call: {reason}; leave it at auto, or take chunked.")
-    elif _chosen != "auto" or device.type != "cuda" or why_not_triton(device, dtype):
+    elif _chosen != "auto" or not AUTO_TAKES_TRITON or device.type != "cuda" or why_not_triton(device, dtype):
         return None
     return importlib.import_module("efa_addons.ops.triton_waves")
 
@@ -116,4 +117,6 @@ def served_by(device: torch.device, dtype: torch.dtype, traced: bool = False) ->
     if device.type != "cuda":
         return "chunked", "the tensors are not on a CUDA device"
     reason = why_not_triton(device, dtype)
+    if not reason and not AUTO_TAKES_TRITON:
+        reason = f"triton's kernels have not run on a GPU yet; {VARIABLE}=triton takes them"
     return ("chunked", reason) if reason else ("triton", "an NVIDIA device, float32")

@@ -30,7 +30,17 @@ def installed(monkeypatch):
     why_not_triton.cache_clear()
 
 
-def test_auto(installed):
+def test_auto_leaves_kernels_alone_that_no_gpu_has_run(installed):
+    installed(True)
+    assert served_by(CUDA, SINGLE) == (
+        "chunked",
+        "triton's kernels have not run on a GPU yet; EFA_ADDONS_BACKEND=triton takes them",
+    )
+    assert kernels(CUDA, SINGLE) is None
+
+
+def test_auto(installed, monkeypatch):
+    monkeypatch.setattr(backends, "AUTO_TAKES_TRITON", True)
     installed(True)
     assert served_by(CUDA, SINGLE)[0] == "triton" and served_by(CUDA, DOUBLE)[0] == "chunked"
     assert "float64" in served_by(CUDA, DOUBLE)[1]
@@ -78,7 +88,7 @@ def test_doctor(installed, capsys):
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.split()[:2] == ["torch", torch.__version__] for line in lines)
-    for call in ("cpu, float32 chunked:", "cuda, float32 triton:", "cuda, float64 chunked:", "in traces plain:"):
+    for call in ("cpu, float32 chunked:", "cuda, float32 chunked:", "cuda, float64 chunked:", "in traces plain:"):
         assert any(" ".join(line.split()).startswith(call) for line in lines)
 
 
