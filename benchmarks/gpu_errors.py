@@ -1,7 +1,7 @@
 """Errors of the kernels in each precision: `TRITON_INTERPRET=1 python -m benchmarks.gpu_errors` runs them on a CPU.
 
 Relative errors, in the norm over all elements, of the attention of a droplet, of E = Σ output² by the positions, and of a loss
-of forces by q, against torch's operations in float64. Products are rounded as on a GPU (`ops.triton_kernels`): TF32 and bfloat16
+of forces by q, against torch's operations in float64. Products are rounded as on a GPU (`ops.triton_kernels`): TF32 and bf16
 by their bits, sums in float32. Torch's float32 operations stand beside them.
 """
 
