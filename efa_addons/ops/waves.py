@@ -223,6 +223,13 @@ class _Here:
         for axis in range(3):
             here[:, axis] += (slopes * self.u[:, axis].view(-1, 1)).sum(1)
 
+    def add_slopes(self, points: Tensor | None, frequencies: Tensor | None, slopes: Tensor) -> None:
+        """Adds derivatives by the phases (b, m, c, n) to those by r (B, 3, n) and by ω (C,), where they are wanted."""
+        if points is not None:
+            self.add_points(points, (slopes * self.frequencies).sum(2))
+        if frequencies is not None:
+            frequencies[self.part.channels] += (slopes * self.along.unsqueeze(2)).sum([0, 1, 3])
+
 
 @without_autocast
 def partials(
@@ -265,11 +272,7 @@ def partials(
                 assert real is not None
                 here.by_channel(by_x).squeeze(1).add_(real.sum(1))
             if imag is not None:
-                slopes = imag.mul_(here.x).sum(2)
-                if by_r is not None:
-                    here.add_points(by_r, (slopes * here.frequencies).sum(2))
-                if by_frequencies is not None:
-                    by_frequencies[part.channels] += (slopes * here.along.unsqueeze(2)).sum([0, 1, 3])
+                here.add_slopes(by_r, by_frequencies, imag.mul_(here.x).sum(2))
     return by_x, by_y, by_r, by_frequencies, by_state
 
 
@@ -351,8 +354,7 @@ def second_partials(
             assert real is not None and imag is not None
             here.by_channel(by_x).squeeze(1).add_(real.sum(1))
             slopes += imag.mul_(here.x).sum(2)
-        here.add_points(by_r, (slopes * here.frequencies).sum(2))
-        by_frequencies[part.channels] += (slopes * here.along.unsqueeze(2)).sum([0, 1, 3])
+        here.add_slopes(by_r, by_frequencies, slopes)
     return by_x, by_y, by_r, by_frequencies, by_state
 
 
