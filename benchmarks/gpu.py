@@ -107,7 +107,7 @@ def _derivatives(name: str, arguments: list[Any], described: waves.Waves) -> lis
     along = [torch.ones_like(tensor) for tensor in arguments]
     with backend(name):
         first = waves.partials(*arguments, described, [True] * 5)
-        return [*first, *waves.second_partials(*arguments, described, along)]
+        return [*first, *waves.second_partials(*arguments, described, along, [True] * 5)]
 
 
 def limits(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
@@ -141,7 +141,9 @@ def rates(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
                 yield Row("kernels", precision, task, 1, atoms, width, width, ms=ms, rate=1e-6 * count / ms)
             along = [torch.ones_like(tensor) for tensor in arguments]
             with _precision(precision), backend("triton"):
-                ms = _median(lambda a=arguments, d=described, v=along: waves.second_partials(*a, d, v), device, repeats)
+                ms = _median(
+                    lambda a=arguments, d=described, v=along: waves.second_partials(*a, d, v, [True] * 5), device, repeats
+                )
             yield Row("kernels", precision, "second", 1, atoms, width, width, ms=ms, rate=1e-6 * 7 * operations / ms)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efa_addons.ops.waves import Partials, Waves, num_rows, partials, second_partials
+from efa_addons.ops.waves import Waves, num_rows, partials, second_partials
 
 _WAVES = (
     "Tensor directions, Tensor? weights, int[] group_directions, int[] group_channels, Tensor graph, SymInt num_graphs, "
@@ -24,7 +24,7 @@ _ATOMS = "Tensor r, Tensor frequencies"
 _FIVE = "(Tensor, Tensor, Tensor, Tensor, Tensor)"
 
 
-def _filled(found: Partials, like: Tensor) -> tuple[Tensor, ...]:
+def _filled(found: Sequence[Tensor | None], like: Tensor) -> tuple[Tensor, ...]:
     """An operator returns tensors: empty ones for what was not asked for."""
     return tuple(like.new_empty([0]) if part is None else part for part in found)
 
@@ -67,25 +67,22 @@ def _first(x: Tensor, y: Tensor, r: Tensor, frequencies: Tensor, state: Tensor, 
     return _filled(partials(x, y, r, frequencies, state, Waves(*others[:-1]), others[-1]), x)
 
 
-def _fake_first(*arguments: Any) -> tuple[Tensor, ...]:
+def _fake_five(*arguments: Any) -> tuple[Tensor, ...]:
     needed = arguments[-1]
     found = [torch.empty_like(part) if wanted else None for part, wanted in zip(arguments[:5], needed, strict=True)]
-    return _filled((found[0], found[1], found[2], found[3], found[4]), arguments[0])
+    return _filled(found, arguments[0])
 
 
 def _first_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-    *arguments, needed = _kept(ctx)
-    along = _asked_for(grads, needed)
-    return *torch.ops.efa_addons.wave_second(*arguments, *along), *[None] * (_NUM_WAVES + 1)
+    *arguments, given = _kept(ctx)
+    along, needed = _asked_for(grads, given), ctx.needs_input_grad[:5]
+    found = torch.ops.efa_addons.wave_second(*arguments, *along, needed)
+    return *_asked_for(found, needed), *[None] * (_NUM_WAVES + 1)
 
 
 def _second(x: Tensor, y: Tensor, r: Tensor, frequencies: Tensor, state: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    waves, along = Waves(*others[:_NUM_WAVES]), others[_NUM_WAVES:]
-    return _filled(second_partials(x, y, r, frequencies, state, waves, along), x)
-
-
-def _fake_second(*arguments: Any) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(part) for part in arguments[:5])
+    waves, along, needed = Waves(*others[:_NUM_WAVES]), others[_NUM_WAVES:-1], others[-1]
+    return _filled(second_partials(x, y, r, frequencies, state, waves, along, needed), x)
 
 
 def _asked_for(found: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
@@ -118,10 +115,10 @@ def _register() -> None:
     schema = f"(Tensor x, Tensor state, {_ATOMS}, {_WAVES}) -> Tensor"
     define("wave_read_out", schema, _read_out, _fake_read_out, _read_out_backward)
     schema = f"(Tensor x, Tensor y, {_ATOMS}, Tensor state, {_WAVES}, bool[] needed) -> {_FIVE}"
-    define("wave_first", schema, _first, _fake_first, _first_backward)
+    define("wave_first", schema, _first, _fake_five, _first_backward)
     directions = "Tensor? dx, Tensor? dy, Tensor? dr, Tensor? df, Tensor? dstate"
-    schema = f"(Tensor x, Tensor y, {_ATOMS}, Tensor state, {_WAVES}, {directions}) -> {_FIVE}"
-    define("wave_second", schema, _second, _fake_second)
+    schema = f"(Tensor x, Tensor y, {_ATOMS}, Tensor state, {_WAVES}, {directions}, bool[] needed) -> {_FIVE}"
+    define("wave_second", schema, _second, _fake_five)
 
 
 if not hasattr(torch.ops.efa_addons, "wave_state"):  # once for all copies of this module: NequIP's packages bring their own

@@ -40,16 +40,24 @@ def partials(
 
 
 def second_partials(
-    x: Tensor, y: Tensor | None, r: Tensor, frequencies: Tensor, state: Tensor | None, waves: Waves, along: Partials
+    x: Tensor,
+    y: Tensor | None,
+    r: Tensor,
+    frequencies: Tensor,
+    state: Tensor | None,
+    waves: Waves,
+    along: Partials,
+    needed: Sequence[bool],
 ) -> Partials:
     """As `ops.waves.second_partials`."""
+    of_x, of_y, of_r, of_frequencies, of_state = needed
     dx, dy, dr, df, dstate = along
     changes = dx is not None or dr is not None or df is not None
     with torch.cuda.device_of(x):
         sums = _Sums(x, y, r, frequencies, state, waves, along)
-        by_state = sums.state(y if changes else None, dy) if state is not None else None
-        by_y = sums.read_out(state if changes else None, dstate) if y is not None else None
-        by_x, by_r, by_frequencies = sums.pull(True, True, True)
+        by_state = sums.state(y if changes else None, dy) if state is not None and of_state else None
+        by_y = sums.read_out(state if changes else None, dstate) if y is not None and of_y else None
+        by_x, by_r, by_frequencies = sums.pull(of_x, of_r, of_frequencies)
     return by_x, by_y, by_r, by_frequencies, by_state
 
 

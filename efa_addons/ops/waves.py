@@ -278,9 +278,16 @@ def partials(
 
 @without_autocast
 def second_partials(
-    x: Tensor, y: Tensor | None, r: Tensor, frequencies: Tensor, state: Tensor | None, waves: Waves, along: Partials
+    x: Tensor,
+    y: Tensor | None,
+    r: Tensor,
+    frequencies: Tensor,
+    state: Tensor | None,
+    waves: Waves,
+    along: Partials,
+    needed: Sequence[bool],
 ) -> Partials:
-    """Derivatives by x, y, r, ω and T of the derivative of Ψ along a direction in (x, y, r, ω, T).
+    """Derivatives by x, y, r, ω and T, those that are needed, of the derivative of Ψ along a direction in (x, y, r, ω, T).
 
     Args:
         along: the direction, of the shapes of the arguments; none for zero.
@@ -288,11 +295,13 @@ def second_partials(
     """
     faster = kernels(x.device, x.dtype)
     if faster is not None:
-        return faster.second_partials(x, y, r, frequencies, state, waves, along)
+        return faster.second_partials(x, y, r, frequencies, state, waves, along, needed)
     dx, dy, dr, df, dstate = along
-    by_x, by_r, by_frequencies = torch.zeros_like(x), torch.zeros_like(r), torch.zeros_like(frequencies)
-    by_y = torch.zeros_like(y) if y is not None else None
-    by_state = torch.zeros_like(state) if state is not None else None
+    by_x, by_y, by_r, by_frequencies, by_state = (
+        torch.zeros_like(part) if part is not None and wanted else None
+        for part, wanted in zip((x, y, r, frequencies, state), needed, strict=True)
+    )
+    of_phase = by_r is not None or by_frequencies is not None
     num_values = y.shape[3] if y is not None else state.shape[2]  # type: ignore[union-attr]
     scratch = _Scratch(x)
     for part in _parts(waves, x, num_values):
@@ -302,7 +311,7 @@ def second_partials(
         dvalues = None if dy is None else here.weighted(dy)
         drows = None if dstate is None else here.rows_of(dstate)
 
-        # How far the phases turn along the direction, and the features with them.
+        # How far the phases turn along the direction.
         turn = along_dr = None
         if dr is not None:
             along_dr = _along(here.u, dr[part.blocks, :, part.atoms])
@@ -310,39 +319,35 @@ def second_partials(
         if df is not None:
             by_df = here.along.unsqueeze(2) * df[part.channels].view(-1, 1)
             turn = by_df if turn is None else turn.add_(by_df)
-        changed = None if dx is None else here.features(here.by_channel(dx).contiguous(), "changed")
-        if turn is not None:
-            cos, sin = here.phase.unbind(2)
-            turning = torch.stack([-sin * turn, cos * turn], dim=2).unsqueeze(3)
-            if changed is None:
-                changed = torch.mul(turning, here.x.unsqueeze(2), out=scratch("changed", here.shape))
-            else:
-                changed.addcmul_(turning, here.x.unsqueeze(2))
+        if by_y is not None or by_state is not None:
+            changed = _changed(here, dx, turn)
+            if by_y is not None:
+                if changed is not None and rows is not None:
+                    here.add_values(by_y, changed, rows)
+                if drows is not None:
+                    here.add_values(by_y, here.features(here.x), drows)
+            if by_state is not None:
+                if changed is not None and values is not None:
+                    here.add_state(by_state, changed, values)
+                if dvalues is not None:
+                    here.add_state(by_state, here.features(here.x), dvalues)
 
-        if by_y is not None:
-            if changed is not None and rows is not None:
-                here.add_values(by_y, changed, rows)
-            if drows is not None:
-                here.add_values(by_y, here.features(here.x), drows)
-        if by_state is not None:
-            if changed is not None and values is not None:
-                here.add_state(by_state, changed, values)
-            if dvalues is not None:
-                here.add_state(by_state, here.features(here.x), dvalues)
-
+        if by_x is None and not of_phase:
+            continue
         slopes = torch.zeros_like(here.along).unsqueeze(2) * here.frequencies
         if rows is not None and values is not None and (dx is not None or turn is not None):
-            real, imag = here.turned_back(here.product(rows, values))
-            assert real is not None and imag is not None
-            if dx is not None:
+            real, imag = here.turned_back(here.product(rows, values), of_phase and turn is not None)
+            assert imag is not None
+            if dx is not None and of_phase:
                 slopes += (imag * here.by_channel(dx)).sum(2)
-            if turn is not None:
+            if turn is not None and by_x is not None:
                 here.by_channel(by_x).squeeze(1).add_((imag * turn.unsqueeze(2)).sum(1))
+            if turn is not None and real is not None:
                 slopes -= (real.mul_(here.x).sum(2)).mul_(turn)
                 own = imag.mul_(here.x).sum(2)
-                if df is not None:
+                if df is not None and by_r is not None:
                     here.add_points(by_r, (own * df[part.channels].view(-1, 1)).sum(2))
-                if along_dr is not None:
+                if along_dr is not None and by_frequencies is not None:
                     by_frequencies[part.channels] += (own * along_dr.unsqueeze(2)).sum([0, 1, 3])
         product = None
         if rows is not None and dvalues is not None:
@@ -350,12 +355,26 @@ def second_partials(
         if drows is not None and values is not None:
             product = here.product(drows, values) if product is None else product.add_(here.product(drows, values, "features"))
         if product is not None:
-            real, imag = here.turned_back(product)
-            assert real is not None and imag is not None
-            here.by_channel(by_x).squeeze(1).add_(real.sum(1))
-            slopes += imag.mul_(here.x).sum(2)
+            real, imag = here.turned_back(product, by_x is not None, of_phase)
+            if by_x is not None:
+                assert real is not None
+                here.by_channel(by_x).squeeze(1).add_(real.sum(1))
+            if imag is not None:
+                slopes += imag.mul_(here.x).sum(2)
         here.add_slopes(by_r, by_frequencies, slopes)
     return by_x, by_y, by_r, by_frequencies, by_state
+
+
+def _changed(here: _Here, dx: Tensor | None, turn: Tensor | None) -> Tensor | None:
+    """By how much features change with x along dx and with phases that turn: (b, m, 2, d, c, n)."""
+    changed = None if dx is None else here.features(here.by_channel(dx).contiguous(), "changed")
+    if turn is None:
+        return changed
+    cos, sin = here.phase.unbind(2)
+    turning = torch.stack([-sin * turn, cos * turn], dim=2).unsqueeze(3)
+    if changed is None:
+        return torch.mul(turning, here.x.unsqueeze(2), out=here.scratch("changed", here.shape))
+    return changed.addcmul_(turning, here.x.unsqueeze(2))
 
 
 class State(torch.autograd.Function):
@@ -413,7 +432,7 @@ class _First(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(grad is None for grad in grads):
             return (*NONE, None, None)
-        return *_Second.apply(*ctx.saved_tensors, ctx.waves, *grads), None, None
+        return *_Second.apply(*ctx.saved_tensors, ctx.waves, ctx.needs_input_grad[:5], *grads), None, None
 
 
 class _Second(torch.autograd.Function):
@@ -421,9 +440,17 @@ class _Second(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, y: Tensor, r: Tensor, frequencies: Tensor, state: Tensor, waves: Waves, *along: Any
+        ctx: Any,
+        x: Tensor,
+        y: Tensor,
+        r: Tensor,
+        frequencies: Tensor,
+        state: Tensor,
+        waves: Waves,
+        needed: Sequence[bool],
+        *along: Any,
     ) -> Partials:
-        return second_partials(x, y, r, frequencies, state, waves, along)
+        return second_partials(x, y, r, frequencies, state, waves, along, needed)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -5,11 +5,12 @@ import torch
 from torch.autograd import gradgradcheck
 
 from efa_addons import EFAError
+from efa_addons.ops import waves
 from efa_addons.ops.backends import backend
 from efa_addons.ops.graphs import graph_blocks
 from efa_addons.ops.grid import make_grid
 from efa_addons.ops.quadrature import attend
-from efa_addons.ops.waves import chunk_bytes
+from efa_addons.ops.waves import chunk_bytes, second_partials
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -69,6 +70,22 @@ def test_derivatives_by_some_arguments_alone(atoms, constants, asked):
 
     assert torch.autograd.gradcheck(function, wanted)
     assert gradgradcheck(function, wanted)
+
+
+def test_second_derivatives_by_fixed_frequencies_are_not_made(atoms, monkeypatch):
+    asked = []
+
+    def spy(*arguments):
+        asked.append(tuple(arguments[-1]))
+        return second_partials(*arguments)
+
+    monkeypatch.setattr(waves, "second_partials", spy)
+    tensors = arguments(atoms(3))
+    tensors[4].requires_grad_(False)
+    out = attention(tensors, atoms(3), [1.0])
+    (forces,) = torch.autograd.grad(out.square().sum(), tensors[3], create_graph=True)
+    torch.autograd.grad(forces.square().sum(), tensors[0])
+    assert asked == 2 * [(True, True, True, False, True)]  # of the read-out and of the state
 
 
 def test_third_derivatives_are_refused_and_plain_has_them(atoms):

@@ -92,9 +92,10 @@ ALONG = ["x", "y", "r", "f", "t", "xyrft", "yt", "rf"]
 def test_second_derivatives(along, components):
     arguments, described = case(5, 3, components=components, graph=(0, 0, 1), groups=((1, 1), (6, 1)))
     given = [torch.randn_like(a) if name in along else None for name, a in zip("xyrft", arguments, strict=True)]
-    expected = waves.second_partials(*arguments, described, given)
+    expected = waves.second_partials(*arguments, described, given, [True] * 5)
     arguments, described = single(arguments, described)
-    close(triton_waves.second_partials(*arguments, described, [None if d is None else d.float() for d in given]), expected)
+    given = [None if d is None else d.float() for d in given]
+    close(triton_waves.second_partials(*arguments, described, given, [True] * 5), expected)
 
 
 @pytest.mark.parametrize("missing", ["y", "state"])
@@ -103,18 +104,24 @@ def test_second_derivatives_without_one(missing):
     given = [torch.randn_like(a) for a in arguments]
     for tensors in (arguments, given):
         tensors[1 if missing == "y" else 4] = None
-    expected = waves.second_partials(*arguments, described, given)
+    expected = waves.second_partials(*arguments, described, given, [True] * 5)
     arguments, described = single(arguments, described)
-    close(triton_waves.second_partials(*arguments, described, [None if d is None else d.float() for d in given]), expected)
+    given = [None if d is None else d.float() for d in given]
+    close(triton_waves.second_partials(*arguments, described, given, [True] * 5), expected)
 
 
 @pytest.mark.parametrize("place", range(5))
 def test_one_derivative_alone(place):
+    """First and second: what is not asked for is none, and the others do not notice."""
     arguments, described = case(5, 3, groups=((1, 1), (6, 1)))
-    needed = [number == place for number in range(5)]
+    given, needed = [torch.randn_like(a) for a in arguments], [number == place for number in range(5)]
     expected = waves.partials(*arguments, described, needed)
+    second = waves.second_partials(*arguments, described, given, [True] * 5)
+    second = [part if wanted else None for part, wanted in zip(second, needed, strict=True)]
+    close(waves.second_partials(*arguments, described, given, needed), second)
     arguments, described = single(arguments, described)
     close(triton_waves.partials(*arguments, described, needed), expected)
+    close(triton_waves.second_partials(*arguments, described, [d.float() for d in given], needed), second)
 
 
 @pytest.mark.parametrize("shape", [{"num_atoms": 0, "num_values": 3}, {"num_atoms": 0, "num_values": 3, "graph": (0, 0, 1)}])
@@ -122,7 +129,8 @@ def test_no_atoms(shape):
     arguments, described = case(**shape)
     single_ones = [a.float() for a in arguments]
     close(triton_waves.partials(*single_ones, described, [True] * 5), waves.partials(*arguments, described, [True] * 5))
-    close(triton_waves.second_partials(*single_ones, described, single_ones), [torch.zeros_like(a) for a in arguments])
+    found = triton_waves.second_partials(*single_ones, described, single_ones, [True] * 5)
+    close(found, [torch.zeros_like(a) for a in arguments])
 
 
 @triton.jit
