@@ -7,7 +7,7 @@ from importlib import metadata
 
 import torch
 
-from efa_addons.ops.backends import PRECISION, VARIABLE, precision, served_by
+from efa_addons.ops.backends import PRECISION, VARIABLE, Kind, check, precision, served_by, why_not_triton
 from efa_addons.version import __version__
 
 PACKAGES = ("torch", "e3nn", "triton", "mace-torch", "nequip", "schnetpack", "torch-scatter", "cuequivariance")
@@ -19,14 +19,30 @@ def report() -> str:
     lines += [f"  {name:<15} {_version(name)}" for name in PACKAGES]
     lines.append(f"device: {_device()}")
     lines.append(f"back ends of the quadrature ({VARIABLE}):")
-    for kind in ("cpu", "cuda"):
+    devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cuda"]
+    for device in ("cpu", *devices):
         for dtype in (torch.float32, torch.float64):
-            name, reason = served_by(torch.device(kind), dtype)
-            lines.append(f"  {kind + ', ' + str(dtype).removeprefix('torch.'):<15} {name}: {reason}")
+            name, reason = served_by(torch.device(device), dtype)
+            lines.append(f"  {device + ', ' + str(dtype).removeprefix('torch.'):<15} {name}: {reason}")
     name, reason = served_by(torch.device("cpu"), torch.float32, traced=True)
     lines.append(f"  {'in traces':<15} {name}: {reason}")
     lines.append(f"products of triton's kernels ({PRECISION}): {precision()}")
+    for number in range(torch.cuda.device_count()):
+        lines += checks(torch.device("cuda", number))
     return "\n".join(lines)
+
+
+def checks(device: torch.device) -> list[str]:
+    """What the check of triton's kernels says on a device."""
+    reason = why_not_triton(device, torch.float32)
+    if reason:
+        return [f"check of triton's kernels on {device}: none, {reason}"]
+    lines = [f"check of triton's kernels on {device}, relative errors:"]
+    for second, mixed in ((False, False), (True, False), (False, True), (True, True)):
+        kind = Kind(device, torch.float32, second, mixed)
+        wrong, error = check(kind)
+        lines.append(f"  {kind}: " + (wrong or f"{error:.1e}"))
+    return lines
 
 
 def _version(package: str) -> str:

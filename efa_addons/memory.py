@@ -68,8 +68,12 @@ def predict_memory(blocks: Sequence[EFABlock], atoms_per_graph: int, num_graphs:
     """
 
     def peak(atoms: int, graphs: int) -> int:
-        return _peak(blocks, atoms, graphs, training)
+        with PeakMemory() as memory:
+            _run(blocks, atoms, graphs, training)
+        return memory.peak
 
+    if next(blocks[0].parameters()).device.type != "cpu":
+        _run(blocks, 2, 1, training)  # where kernels take part they are checked first, for which nothing may be counted
     if atoms_per_graph * num_graphs <= 2 * _ATOMS:
         return peak(atoms_per_graph, num_graphs)
     if atoms_per_graph <= _ATOMS:
@@ -82,18 +86,16 @@ def predict_memory(blocks: Sequence[EFABlock], atoms_per_graph: int, num_graphs:
     return one + (num_graphs - 1) * of_graph + (double - one) * (atoms_per_graph * num_graphs - _ATOMS) // _ATOMS
 
 
-def _peak(blocks: Sequence[EFABlock], atoms_per_graph: int, num_graphs: int, training: bool) -> int:
+def _run(blocks: Sequence[EFABlock], atoms_per_graph: int, num_graphs: int, training: bool) -> None:
     weights = [p for block in blocks for p in block.parameters() if p.requires_grad]
     like = next(blocks[0].parameters())
-    with PeakMemory() as memory:
-        positions = torch.zeros(atoms_per_graph * num_graphs, 3, dtype=like.dtype, device=like.device, requires_grad=True)
-        batch = torch.arange(num_graphs, device=like.device).repeat_interleave(atoms_per_graph)
-        energy = positions.new_zeros([])
-        for block in blocks:
-            x = positions.new_zeros([positions.shape[0], block.pack.dim]).requires_grad_()
-            energy = energy + (block(x, positions, batch, num_graphs) ** 2).sum()
-        (forces,) = torch.autograd.grad(energy, [positions], create_graph=training, allow_unused=True)
-        if training:
-            loss = energy if forces is None else energy + (forces**2).sum()  # none from emulated blocks, which see no positions
-            torch.autograd.grad(loss, weights, allow_unused=True)
-    return memory.peak
+    positions = torch.zeros(atoms_per_graph * num_graphs, 3, dtype=like.dtype, device=like.device, requires_grad=True)
+    batch = torch.arange(num_graphs, device=like.device).repeat_interleave(atoms_per_graph)
+    energy = positions.new_zeros([])
+    for block in blocks:
+        x = positions.new_zeros([positions.shape[0], block.pack.dim]).requires_grad_()
+        energy = energy + (block(x, positions, batch, num_graphs) ** 2).sum()
+    (forces,) = torch.autograd.grad(energy, [positions], create_graph=training, allow_unused=True)
+    if training:
+        loss = energy if forces is None else energy + (forces**2).sum()  # none from emulated blocks, which see no positions
+        torch.autograd.grad(loss, weights, allow_unused=True)

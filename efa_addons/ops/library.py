@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efa_addons.ops.waves import Waves, num_rows, partials, second_partials
+from efa_addons.ops.parts import Waves, num_rows
+from efa_addons.ops.waves import partials, second_partials
 
 _WAVES = (
     "Tensor directions, Tensor? weights, int[] group_directions, int[] group_channels, Tensor graph, SymInt num_graphs, "

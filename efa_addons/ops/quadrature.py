@@ -21,7 +21,8 @@ from efa_addons.ops import library  # noqa: F401  registers the operators
 from efa_addons.ops.backends import choice
 from efa_addons.ops.graphs import GraphBlocks, for_blocks, from_blocks, sum_over_graph, to_blocks
 from efa_addons.ops.grid import Grid
-from efa_addons.ops.waves import ReadOut, State, Waves
+from efa_addons.ops.parts import Waves
+from efa_addons.ops.waves import ReadOut, State
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, frequencies: Tensor, grid: Grid, blocks: GraphBlocks) -> Tensor:

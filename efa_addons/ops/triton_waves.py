@@ -15,7 +15,7 @@ from torch import Tensor
 
 from efa_addons.ops import triton_kernels as kernels
 from efa_addons.ops.backends import precision
-from efa_addons.ops.waves import Partials, Waves, num_rows
+from efa_addons.ops.parts import Partials, Waves, num_rows
 
 # Tiles: of atoms, of phases, of values. What a group of four warps multiplies at once has 64 rows; the other size is what the
 # registers hold: twice as many atoms in `state`, or phases in `pull`, spill.

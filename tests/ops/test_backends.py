@@ -1,5 +1,6 @@
 """Which back end takes a call, and what those that cannot say."""
 
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -7,10 +8,10 @@ import sys
 import pytest
 import torch
 
-from efa_addons import EFAError
+from efa_addons import EFAError, EFAWarning
 from efa_addons.cli import main
 from efa_addons.ops import backends
-from efa_addons.ops.backends import backend, kernels, precision, served_by, why_not_triton
+from efa_addons.ops.backends import Kind, backend, kernels, precision, served_by, why_not_triton
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SINGLE, DOUBLE = torch.float32, torch.float64
@@ -30,31 +31,62 @@ def installed(monkeypatch):
     why_not_triton.cache_clear()
 
 
-def test_auto_leaves_kernels_alone_that_no_gpu_has_run(installed):
+@pytest.fixture
+def on_a_gpu(installed, monkeypatch):
+    """As if a GPU were here whose kernels the check finds right; what it was asked for."""
+    asked = []
+    monkeypatch.setattr(backends, "_found", {})
+    monkeypatch.setattr(backends, "check", lambda kind: asked.append(kind) or ("", 1e-7))
+    monkeypatch.setattr(importlib, "import_module", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     installed(True)
-    assert served_by(CUDA, SINGLE) == (
-        "chunked",
-        "triton's kernels have not run on a GPU yet; EFA_ADDONS_BACKEND=triton takes them",
-    )
-    assert kernels(CUDA, SINGLE) is None
+    return asked
 
 
-def test_auto(installed, monkeypatch):
-    monkeypatch.setattr(backends, "AUTO_TAKES_TRITON", True)
-    installed(True)
-    assert served_by(CUDA, SINGLE)[0] == "triton" and served_by(CUDA, DOUBLE)[0] == "chunked"
-    assert "float64" in served_by(CUDA, DOUBLE)[1]
-    assert served_by(CPU, SINGLE)[0] == "chunked" and kernels(CPU, SINGLE) is None
+def test_auto(on_a_gpu, installed):
+    kind = Kind(CUDA, SINGLE, False, False)
+    assert kernels(kind) == kernels(kind) == "efa_addons.ops.triton_waves" and on_a_gpu == [kind]
+    assert served_by(CUDA, SINGLE) == ("triton", "its kernels have passed their check on this device")
+    assert served_by(CUDA, DOUBLE)[0] == "chunked" and "float64" in served_by(CUDA, DOUBLE)[1]
+    assert kernels(kind._replace(dtype=DOUBLE)) is None
+    assert served_by(CPU, SINGLE)[0] == "chunked" and kernels(kind._replace(device=CPU)) is None
     assert served_by(CUDA, SINGLE, traced=True)[0] == "plain"
+    assert on_a_gpu == [kind]
     installed(False)
-    assert served_by(CUDA, SINGLE) == ("chunked", "the package triton is not installed") and kernels(CUDA, SINGLE) is None
+    assert served_by(CUDA, SINGLE) == ("chunked", "the package triton is not installed") and kernels(kind) is None
+
+
+def test_auto_where_the_check_finds_them_wrong(on_a_gpu, monkeypatch):
+    monkeypatch.setattr(backends, "check", lambda kind: ("they are wrong", 1.0))
+    kind = Kind(CUDA, SINGLE, False, False)
+    with pytest.warns(EFAWarning, match="not used on cuda for values and first derivatives: they are wrong"):
+        assert kernels(kind) is None
+    assert kernels(kind) is None  # without a word: warnings are errors here
+    assert served_by(CUDA, SINGLE) == ("chunked", "they are wrong")
+
+
+def test_nothing_is_checked_while_a_graph_is_captured(on_a_gpu, monkeypatch):
+    kind = Kind(CUDA, SINGLE, True, False)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        assert kernels(kind) is None and on_a_gpu == []
+    assert kernels(kind) and on_a_gpu == [kind]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: 1 / 0)  # and nothing is asked any more
+    assert kernels(kind)
+
+
+def test_auto_without_a_gpu(installed):
+    installed(True)
+    assert served_by(CUDA, SINGLE) == ("triton", "once its kernels have passed their check there; no such device is here")
 
 
 def test_pinned(installed):
     installed(True)
     for name in ("chunked", "plain"):
         with backend(name):
-            assert served_by(CUDA, SINGLE)[0] == name and kernels(CUDA, SINGLE) is None
+            assert served_by(CUDA, SINGLE)[0] == name and kernels(Kind(CUDA, SINGLE, False, False)) is None
     with backend("triton"):
         assert served_by(CUDA, SINGLE)[0] == "triton"
 
@@ -71,7 +103,7 @@ def test_pinned_where_it_cannot_serve(installed, found, device, dtype, reason):
     installed(found)
     with backend("triton"):
         with pytest.raises(EFAError, match=f"EFA_ADDONS_BACKEND=triton cannot serve this call: {reason}"):
-            kernels(device, dtype)
+            kernels(Kind(device, dtype, False, False))
         assert reason in served_by(device, dtype)[1]
 
 
@@ -88,7 +120,7 @@ def test_doctor(installed, capsys):
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.split()[:2] == ["torch", torch.__version__] for line in lines)
-    for call in ("cpu, float32 chunked:", "cuda, float32 chunked:", "cuda, float64 chunked:", "in traces plain:"):
+    for call in ("cpu, float32 chunked:", "cuda, float32 triton:", "cuda, float64 chunked:", "in traces plain:"):
         assert any(" ".join(line.split()).startswith(call) for line in lines)
 
 
