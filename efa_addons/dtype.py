@@ -27,6 +27,8 @@ def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def run(*args: Any) -> Any:
         first = next(argument for argument in args if isinstance(argument, torch.Tensor))
+        if not torch.amp.is_autocast_available(first.device.type):
+            return function(*args)
         with torch.autocast(first.device.type, enabled=False):
             return function(*args)
 

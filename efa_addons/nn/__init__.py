@@ -2,6 +2,6 @@
 
 from efa_addons.nn.attention import EuclideanFastAttention
 from efa_addons.nn.block import EFABlock
-from efa_addons.nn.checks import refuse_periodic
+from efa_addons.nn.checks import nan_if_periodic, refuse_periodic
 
-__all__ = ["EFABlock", "EuclideanFastAttention", "refuse_periodic"]
+__all__ = ["EFABlock", "EuclideanFastAttention", "nan_if_periodic", "refuse_periodic"]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from efa_addons.config import METHODS
 from efa_addons.distributed import spread
 from efa_addons.errors import EFAError, EFAWarning, unknown_names
-from efa_addons.nn.checks import check_graphs, check_inputs, largest_distance
+from efa_addons.late import late
+from efa_addons.nn.checks import check_graphs, check_inputs, largest_distance, width
 from efa_addons.nn.features import Dense, FeatureType, Select, components_of
 from efa_addons.nn.tensor_integration import TensorIntegration
 from efa_addons.ops.activations import ACTIVATIONS, gate
@@ -25,6 +26,8 @@ from efa_addons.ops.lebedev import max_phase_for
 from efa_addons.ops.pairwise import attend_pairs_harmonics
 from efa_addons.ops.quadrature import attend
 from efa_addons.ops.tracing import tracing
+
+_EVERY = 16  # calls on a GPU measure what is only for a warning
 
 
 def _change_type(kind: FeatureType, max_degree: int | None, pseudotensors: bool | None, name: str) -> FeatureType:
@@ -334,7 +337,7 @@ class EuclideanFastAttention(nn.Module):
 
     def _by_quadrature(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
         if not torch.jit.is_scripting():
-            self._warn(positions, batch)
+            self._warn(positions, batch, num_graphs)
         blocks = graph_blocks(batch, num_graphs)
         z = attend(q, k, v, positions, self.frequencies, self._grid(), blocks)
         if not self.include_self:
@@ -347,13 +350,13 @@ class EuclideanFastAttention(nn.Module):
         return z
 
     @torch.jit.unused
-    def _warn(self, positions: Tensor, batch: Tensor) -> None:
-        """One warning each for structures beyond max_length and frequencies beyond the grid."""
+    def _warn(self, positions: Tensor, batch: Tensor, num_graphs: int) -> None:
+        """One warning each for structures beyond max_length and frequencies beyond the grid; on a GPU some calls later."""
         if tracing() or positions.shape[0] == 0:
             return
         with torch.no_grad():
-            if not self._warned_length and 2 * positions.norm(dim=1).max() > self.max_length:
-                size = largest_distance(positions, batch, exact_up_to=256)
+            if not self._warned_length:
+                size = self._width(positions, batch, num_graphs)
                 if size > self.max_length * (1 + 1e-6):
                     self._warned_length = True
                     warnings.warn(
@@ -363,7 +366,8 @@ class EuclideanFastAttention(nn.Module):
                         stacklevel=3,
                     )
             if self.frequencies_trainable and not self._warned_frequency:
-                phase = self.frequencies.abs().max().item() * self.max_length
+                largest = late(self, "frequency", _EVERY)(positions.device, lambda: self.frequencies.abs().max())
+                phase = (largest or 0.0) * self.max_length
                 limit = max_phase_for(self.lebedev_num, self.tolerance, self.max_degree_sph)
                 if phase > max(limit, self.max_frequency) * (1 + 1e-6):
                     self._warned_frequency = True
@@ -374,3 +378,12 @@ class EuclideanFastAttention(nn.Module):
                         EFAWarning,
                         stacklevel=3,
                     )
+
+    @torch.jit.unused
+    def _width(self, positions: Tensor, batch: Tensor, num_graphs: int) -> float:
+        """Of the widest structure, Å, where it may be beyond max_length; on a GPU of an earlier call, or 0."""
+        if positions.device.type != "cpu":
+            return late(self, "width", _EVERY)(positions.device, lambda: width(positions, batch, num_graphs)) or 0.0
+        if 2 * positions.norm(dim=1).max() > self.max_length:
+            return largest_distance(positions, batch, exact_up_to=256)
+        return 0.0

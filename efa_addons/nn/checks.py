@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import List, Optional
+import functools
+import math
+from typing import Dict, List, Optional
 
 import torch
 from torch import Tensor
 
 from efa_addons.errors import EFAError
+from efa_addons.late import Late
 from efa_addons.ops.grid import half_grid
 from efa_addons.ops.tracing import tracing
 
@@ -45,18 +48,61 @@ def check_graphs(batch: Tensor, num_graphs: int) -> None:
                 raise EFAError(f"batch must hold graph numbers 0 to {num_graphs - 1}, got {low} to {high}.")
 
 
-def refuse_periodic(pbc: Optional[Tensor]) -> None:
-    """Raises for structures that are periodic in any direction, by their pbc flag and never by their cell."""
+def refuse_periodic(pbc: Optional[Tensor], reason: str = "pbc has a true entry") -> None:
+    """Raises for structures that are periodic in any direction, by their pbc flag and never by their cell.
+
+    On a GPU, which is not waited for, in a later call: what the structure itself gets is left to `nan_if_periodic`.
+    """
     if pbc is not None:
         if torch.jit.is_scripting():
-            look = True
+            periodic = bool(pbc.any().item())
         else:
-            look = not tracing()
-        if look and bool(pbc.any().item()):
+            periodic = _has_true(pbc)
+        if periodic:
             raise EFAError(
-                "EFA got a periodic structure (pbc has a true entry). Absolute positions are not defined under periodic "
+                f"EFA got a periodic structure ({reason}). Absolute positions are not defined under periodic "
                 "boundary conditions and periodic EFA does not exist yet: set pbc to false, or use the model without EFA."
             )
+
+
+_of_device: Dict[torch.device, Late] = {}
+
+
+def _has_true(flags: Tensor) -> bool:
+    """Of this call or, on a GPU, of an earlier one; false in traces."""
+    return not tracing() and bool(_of_device.setdefault(flags.device, Late())(flags.device, flags.any))
+
+
+def nan_if_periodic(x: Tensor, pbc: Optional[Tensor]) -> Tensor:
+    """x, or NaN where a flag is set and `refuse_periodic` could not look at it: on a GPU, and in traces."""
+    if torch.jit.is_scripting():
+        return x
+    else:
+        if pbc is None or (pbc.device.type == "cpu" and not tracing()):
+            return x
+        return x * torch.where(pbc.any(), math.nan, 1.0)
+
+
+def width(positions: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
+    """Largest distance between two atoms of the same graph, Å, to 0.5% and never more: without looking at anything."""
+    largest = positions.new_zeros([])
+    for part in _compass(positions.device, positions.dtype).split(16):
+        u, v, w = part.unbind(1)
+        along = positions[:, :1] * u + positions[:, 1:2] * v + positions[:, 2:] * w  # no matrix product, see `ops.parts`
+        graph = batch.unsqueeze(1).expand_as(along)
+        nothing = along.new_full([num_graphs, len(part)], -math.inf)
+        if num_graphs == 1:
+            widths = along.amax(0) - along.amin(0)
+        else:
+            widths = nothing.scatter_reduce(0, graph, along, "amax") + nothing.scatter_reduce(0, graph, -along, "amax")
+        largest = torch.maximum(largest, widths.max())
+    return largest
+
+
+@functools.lru_cache
+def _compass(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """295 directions, (295, 3)."""
+    return torch.as_tensor(half_grid(590)[0], dtype=dtype, device=device)
 
 
 def largest_distance(positions: Tensor, batch: Tensor, exact_up_to: int = 4096) -> float:
@@ -68,10 +114,7 @@ def largest_distance(positions: Tensor, batch: Tensor, exact_up_to: int = 4096) 
     for graph in batch.unique().tolist():
         points = positions[batch == graph]
         if points.shape[0] > exact_up_to:
-            directions = torch.as_tensor(half_grid(590)[0], dtype=points.dtype, device=points.device)
-            for part in directions.split(16):
-                along = points @ part.T
-                largest = max(largest, (along.amax(0) - along.amin(0)).max().item())
+            largest = max(largest, width(points, torch.zeros_like(points[:, 0], dtype=torch.long), 1).item())
         else:
             for part in points.split(256):
                 distances = torch.cdist(part, points, compute_mode="donot_use_mm_for_euclid_dist")

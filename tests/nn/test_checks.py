@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from efa_addons import EFAError
-from efa_addons.nn.checks import largest_distance, refuse_periodic
+from efa_addons.nn import checks
+from efa_addons.nn.checks import largest_distance, nan_if_periodic, refuse_periodic, width
 
 
 @pytest.mark.parametrize("pbc", [None, [False, False, False], [[False] * 3, [False] * 3]], ids=str)
@@ -16,6 +18,32 @@ def test_open_structures_pass(pbc):
 def test_any_periodic_direction_is_refused(pbc):
     with pytest.raises(EFAError, match="periodic structure .pbc has a true entry.*set pbc to false"):
         refuse_periodic(torch.tensor(pbc))
+
+
+def test_a_gpu_is_not_waited_for(monkeypatch):
+    """The flag of an earlier call is told; what the structure itself gets is NaN."""
+    told = iter([None, True])
+    monkeypatch.setattr(checks, "_of_device", {torch.device("cpu"): lambda device, compute: next(told)})
+    refuse_periodic(torch.tensor([True]))
+    with pytest.raises(EFAError, match="periodic structure"):
+        refuse_periodic(torch.tensor([False]))
+
+
+def test_nan_if_periodic():
+    x, closed, opened = torch.randn(4, 3), torch.tensor([[False] * 3, [False, True, False]]), torch.zeros(2, 3) > 0
+    assert nan_if_periodic(x, closed) is x and nan_if_periodic(x, None) is x  # refused on a CPU
+    traced = make_fx(nan_if_periodic)(x, opened)
+    assert torch.equal(traced(x, opened), x) and traced(x, closed).isnan().all()
+    assert traced(x.double(), opened).dtype == torch.float64
+
+
+def test_width():
+    """Of the widest graph; graphs may be empty."""
+    for sizes in ((50,), (3, 0, 40, 1)):
+        batch = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+        points = torch.randn(len(batch), 3) * torch.rand(3) + 10 * batch[:, None]
+        exact = largest_distance(points, batch)
+        assert 0.995 * exact < width(points, batch, len(sizes)) < 1.0001 * exact
 
 
 def test_largest_distance_stays_within_graphs():

@@ -11,7 +11,7 @@ from efa_addons._e3nn import Irreps
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.hosts.derive import Supported, derive
-from efa_addons.nn import EFABlock, refuse_periodic
+from efa_addons.nn import EFABlock, nan_if_periodic, refuse_periodic
 
 SUPPORTED = Supported("mace-torch", ("0.3.15", "0.3.16"))
 # The layer's input is kept, and EFA acts on it beside the local layer, x' = local(x) + nonlocal(x), before that is recorded.
@@ -72,7 +72,8 @@ class MACEEFA(nn.Module):
         if self.checks:
             refuse_what_efa_cannot_serve(data, per_edge)
         # data["positions"] are the strained ones: with the leaf of the graph, stress would lack EFA's part.
-        return self.block(node_feats, data["positions"], data["batch"], num_graphs)
+        out = self.block(node_feats, data["positions"], data["batch"], num_graphs)
+        return nan_if_periodic(out, data["pbc"]) if self.checks and "pbc" in data else out
 
 
 def refuse_what_efa_cannot_serve(data: Dict[str, Tensor], per_edge: bool) -> None:
@@ -91,4 +92,4 @@ def refuse_what_efa_cannot_serve(data: Dict[str, Tensor], per_edge: bool) -> Non
                 "EFA got ghost atoms, and would attend to them as to atoms: run LAMMPS on one rank with "
                 "'pair_style mace no_domain_decomposition'."
             )
-        refuse_periodic(data["shifts"] != 0)
+        refuse_periodic(data["shifts"] != 0, "an edge to a periodic image")

@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.nn.block import EFABlock
+from efa_addons.nn.checks import refuse_periodic
 from efa_addons.ops.tracing import tracing
 
 MODES = ("parallel", "sequential")
@@ -66,7 +67,7 @@ class EFALayer(GraphModuleMixin, torch.nn.Module):
             data = self.local(data)
             attended = self._attend(data)
         features = data[AtomicDataDict.NODE_FEATURES_KEY] + attended
-        if self.checks and tracing():
+        if self.checks and (tracing() or features.device.type != "cpu"):
             features = features * nan_if_periodic(data, features.dtype)
         data[AtomicDataDict.NODE_FEATURES_KEY] = features
         return data
@@ -102,16 +103,13 @@ def refuse_what_efa_cannot_serve(data: Dict[str, Tensor]) -> None:
     """ML-IAP, which has no positions, and structures with edges to periodic images (NequIP's models do not see pbc)."""
     if AtomicDataDict.POSITIONS_KEY not in data or AtomicDataDict.LMP_MLIAP_DATA_KEY in data:
         raise EFAError(_NO_MLIAP)
-    shifts = data.get(AtomicDataDict.EDGE_CELL_SHIFT_KEY)  # a traced model: see `nan_if_periodic`
-    if shifts is not None and not tracing() and bool((shifts != 0).any().item()):
-        raise EFAError(
-            "EFA got a periodic structure (an edge to a periodic image). Absolute positions are not defined under periodic "
-            "boundary conditions and periodic EFA does not exist yet: set pbc to false, or use the model without EFA."
-        )
+    shifts = data.get(AtomicDataDict.EDGE_CELL_SHIFT_KEY)
+    if shifts is not None and not tracing():  # in traces and on a GPU: see `nan_if_periodic`
+        refuse_periodic(shifts != 0, "an edge to a periodic image")
 
 
 def nan_if_periodic(data: Dict[str, Tensor], dtype: torch.dtype) -> Tensor:
-    """1, or NaN where an edge leads to a periodic image: a compiled model cannot raise, and must not be silently wrong."""
+    """1, or NaN where an edge leads to a periodic image: compiled models cannot raise, a GPU is not waited for."""
     shifts = data.get(AtomicDataDict.EDGE_CELL_SHIFT_KEY)
     if shifts is None:
         shifts = torch.zeros([1], device=data[AtomicDataDict.POSITIONS_KEY].device)

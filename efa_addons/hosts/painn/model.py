@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from schnetpack import properties
@@ -17,7 +17,7 @@ from efa_addons.errors import EFAError
 from efa_addons.hosts import base
 from efa_addons.hosts.derive import Supported, derive
 from efa_addons.hosts.painn.data import resolve_from, usual_num_atoms
-from efa_addons.nn import EFABlock, refuse_periodic
+from efa_addons.nn import EFABlock, nan_if_periodic, refuse_periodic
 
 SUPPORTED = Supported("schnetpack", ("2.2.0",))
 # EFA acts on the layer's input beside the interaction. It is added before the mixing, where the vectors of the last layer are
@@ -154,12 +154,20 @@ class PaiNNEFALayer(nn.Module):
         # positions are strained where there is a strain, so that the stress has EFA's part
         positions, num_graphs = inputs[properties.R], inputs[properties.n_atoms].shape[0]
         out = self.block(x.flatten(1), positions, inputs[properties.idx_m], num_graphs).view(q.shape[0], 4, q.shape[2])
+        if self.checks:
+            out = nan_if_periodic(out, periodic(inputs))
         return out[:, :1], out[:, 1:]
 
 
 def refuse_what_efa_cannot_serve(inputs: Dict[str, Tensor]) -> None:
-    """Periodic structures, by their pbc flag or, where LAMMPS gives none, by edges to periodic images."""
+    """Periodic structures."""
+    refuse_periodic(periodic(inputs))
+
+
+def periodic(inputs: Dict[str, Tensor]) -> Optional[Tensor]:
+    """True where a structure is periodic: its pbc flag or, where LAMMPS gives none, edges to periodic images."""
     if properties.pbc in inputs:
-        refuse_periodic(inputs[properties.pbc])
-    elif properties.offsets in inputs:
-        refuse_periodic(inputs[properties.offsets] != 0)
+        return inputs[properties.pbc]
+    if properties.offsets in inputs:
+        return inputs[properties.offsets] != 0
+    return None

@@ -1,0 +1,83 @@
+"""A device's numbers are looked at when they have arrived; here the way they take is played by hand."""
+
+import copy
+import gc
+
+import pytest
+import torch
+
+from efa_addons import late as module
+from efa_addons.late import Late, late
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def way(monkeypatch):
+    """Numbers on their way, each with whether it has arrived; and whether a graph is captured."""
+
+    class Way:
+        sent, capturing = [], False
+
+        def arrive(self):
+            self.sent[-1][1] = True
+
+    played = Way()
+    played.sent = []
+
+    def send(number):
+        played.sent.append([number, False])
+        own = played.sent[-1]
+        return number, lambda: own[1]
+
+    monkeypatch.setattr(module, "_send", send)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: played.capturing)
+    return played
+
+
+def number(value):
+    return lambda: torch.tensor(float(value))
+
+
+def test_on_a_cpu_at_once(way):
+    look = Late(every=4)
+    assert [look(CPU, number(i)) for i in range(5)] == [0, 1, 2, 3, 4] and way.sent == []
+
+
+def test_on_a_gpu_the_first_is_waited_for_and_others_when_they_are_there(way):
+    look = Late()
+    assert look(GPU, number(1)) == 1.0 and way.sent == []
+    assert look(GPU, number(2)) is None and look(GPU, lambda: 1 / 0) is None  # one is on its way: no other is made
+    way.arrive()
+    assert look(GPU, number(4)) == 2.0
+    assert look(GPU, number(5)) is None and len(way.sent) == 2
+    way.arrive()
+    assert look(GPU, number(6)) == 4.0
+
+
+def test_every_so_many_calls(way):
+    look = Late(every=4)
+    assert look(GPU, number(1)) == 1.0
+    assert [look(GPU, lambda: 1 / 0) for _ in range(2)] == [None, None]
+    assert look(GPU, number(4)) is None
+    way.arrive()
+    assert look(GPU, lambda: 1 / 0) == 4.0
+
+
+def test_nothing_is_looked_at_in_a_capture_or_where_nothing_is(way):
+    look = Late()
+    way.capturing = True
+    assert look(GPU, lambda: 1 / 0) is None and look(torch.device("meta"), lambda: 1 / 0) is None
+    way.capturing = False
+    assert look(GPU, number(1)) == 1.0
+
+
+def test_each_owner_has_its_own(way):
+    one = torch.nn.Linear(1, 1)
+    other = copy.deepcopy(one)
+    assert late(one, "width") is late(one, "width") is not late(other, "width")
+    assert late(one, "width") is not late(one, "frequency")
+    before = len(module._of)
+    del other
+    gc.collect()
+    assert len(module._of) == before - 1
