@@ -29,20 +29,20 @@ def missing(contender: str) -> str:
     return ""
 
 
-def build(contender: str, problem: Problem, task: str) -> Task:
-    """The task, compiled where the contender compiles."""
+def build(contender: str, problem: Problem, task: str, device: torch.device | str = "cpu") -> Task:
+    """The task, compiled where the contender compiles. The device is for those that torch runs; jax has its own."""
     data = arrays(problem)
     if contender == REFERENCE:
         from benchmarks.reference import jax_task
 
         return jax_task(problem, data, task)
-    weights = [torch.from_numpy(w).requires_grad_(task == "training") for w in data.weights]
     if contender == TRANSLATION:
-        return _torch_task(_translation(problem, data, weights), weights, data, task)
-    module = _ours(problem, data, "auto" if contender == AUTO else "quadrature").requires_grad_(task == "training")
+        weights = [torch.from_numpy(w).requires_grad_(task == "training") for w in data.weights]
+        return _torch_task(_translation(problem, data, weights), weights, data, task, "cpu")
+    module = _ours(problem, data, "auto" if contender == AUTO else "quadrature").requires_grad_(task == "training").to(device)
     weights = [w for dense in (module.q, module.k, module.v) for w in (dense.weight, dense.bias)]
-    inputs, batch = torch.from_numpy(data.inputs), torch.from_numpy(data.batch)
-    return _torch_task(lambda r: module(inputs, r, batch, problem.num_graphs), weights, data, task)
+    inputs, batch = (torch.from_numpy(part).to(device) for part in (data.inputs, data.batch))
+    return _torch_task(lambda r: module(inputs, r, batch, problem.num_graphs), weights, data, task, device)
 
 
 def _ours(problem: Problem, data: Arrays, method: str) -> EuclideanFastAttention:
@@ -89,8 +89,10 @@ def _translation(problem: Problem, data: Arrays, weights: list[Tensor]) -> Calla
     return call
 
 
-def _torch_task(call: Callable[[Tensor], Tensor], weights: list[Tensor], data: Arrays, task: str) -> Task:
-    positions, cotangent = torch.from_numpy(data.positions), torch.from_numpy(data.cotangent)
+def _torch_task(
+    call: Callable[[Tensor], Tensor], weights: list[Tensor], data: Arrays, task: str, device: torch.device | str
+) -> Task:
+    positions, cotangent = (torch.from_numpy(part).to(device) for part in (data.positions, data.cotangent))
 
     def forward() -> list[Tensor]:
         with torch.no_grad():

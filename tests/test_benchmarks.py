@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import gpu_counts, gpu_kernels, gpu_report
 from benchmarks.contenders import AUTO, QUADRATURE, REFERENCE, TRANSLATION, _ours, build, missing
 from benchmarks.contest import gate
 from benchmarks.problems import TASKS, Problem, arrays
@@ -45,6 +47,64 @@ def test_efa(tmp_path, request):
     page = (tmp_path / "performance.md").read_text()
     assert page.startswith("above") and page.endswith("below\n") and "old" not in page
     assert "| 2 x 5 | 32/64 | 0 | 50 | forces |" in page
+
+
+def test_gpu(tmp_path, request):
+    """All that has no GPU in it, through Triton's interpreter; MACE has its environment (tests/hosts/mace)."""
+    pytest.importorskip("triton", reason="needs triton")
+    sections = ["gate", "limits", "kernels", "attention", "molecules"]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu", "--quick", "--device", "cpu", "--repeats", "1"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command += ["--out", str(tmp_path), "--only", *sections]
+    subprocess.run(command, cwd=request.config.rootpath, env=environment, check=True, capture_output=True)
+    rows = read_rows(tmp_path / "gpu_interpreter_quick.csv")
+    assert list(dict.fromkeys(row.case for row in rows)) == sections
+    for row in rows:
+        installed = row.contender != REFERENCE or not missing(REFERENCE)
+        assert (row.status == "" or not installed) and (row.ms or row.case == "gate" or not installed)
+        assert row.difference is None or row.difference < (5e-3 if "tf32" in row.contender.split() else 1e-5)
+    assert {row.contender for row in rows if row.case == "attention"} >= {"triton", "triton, tf32", "chunked", "plain"}
+    page = (tmp_path / "gpu_interpreter_quick.md").read_text()
+    assert page.startswith("(interpreter, torch ") and "### Targets" in page and "### Molecules" in page
+
+
+def test_gpu_gate_refuses_wrong_kernels(monkeypatch):
+    monkeypatch.setattr(gpu_kernels, "_largest_error", lambda device, precision, case: 1e-4)
+    with pytest.raises(SystemExit, match="gate: the kernels are wrong, nothing is timed. tf32x3, 1 x 20 atoms"):
+        list(gpu_kernels.gate(torch.device("cpu"), True, 1))
+
+
+def test_gpu_targets():
+    """Each is met by these figures, and missed by others of twice the time."""
+
+    def rows(ms):
+        large = {"case": "attention", "task": "forces", **vars(Problem(1, 1_000_000, 64, 64))}
+        kernel = {"case": "kernels", "contender": "tf32", "num_graphs": 1, "num_atoms": 65_536, "width_qk": 64, "width_v": 64}
+        return [
+            Row("limits", "machine", "TF32 product", ms=1.0, rate=400.0),
+            *(Row(task=task, ms=ms, rate=210.0 / ms, **kernel) for task in ("state", "read-out")),
+            Row(contender="triton", ms=10.0 * ms, **large),
+            Row(contender="chunked", ms=51.0, **large),
+            Row(contender="plain", status="out of memory", **large),
+            Row("MACE", "MACE", "inference", 50, 20, ms=1.0),
+            Row("MACE", "MACE", "inference", 1, 1000, ms=100.0),
+            Row("MACE", "MACE with EFA", "inference", 1, 1000, ms=100 + 9.0 * ms),
+        ]
+
+    assert [line[2:] for line in gpu_report.targets(rows(1.0))[2]] == [
+        ["0.525", "yes"], ["0.525", "yes"], ["5.1", "yes"], ["0.01", "yes"], ["0.09", "yes"], ["-", "-"],
+    ]  # fmt: skip
+    assert [line[3] for line in gpu_report.targets(rows(2.0))[2]] == ["no", "no", "no", "yes", "no", "-"]
+
+
+def test_gpu_counts():
+    """Of pairs four times as many bytes for twice the atoms, of the quadrature twice as many; one operation for each kernel."""
+    bytes_of = {form: [gpu_counts.counted(form, 1, n, False).bytes for n in (500, 1000)] for form in gpu_counts.FORMS[:2]}
+    assert 3.5 < bytes_of["pairwise, torch"][1] / bytes_of["pairwise, torch"][0] < 4.1
+    assert 1.5 < bytes_of["quadrature, torch"][1] / bytes_of["quadrature, torch"][0] < 2.1
+    pytest.importorskip("triton", reason="needs triton")
+    by_torch, by_kernels = (gpu_counts.counted(form, 4, 20, True) for form in gpu_counts.FORMS[1:])
+    assert by_kernels.launches < 0.3 * by_torch.launches and by_kernels.bytes < by_torch.bytes
 
 
 def test_operations_are_counted():

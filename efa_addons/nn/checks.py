@@ -70,7 +70,10 @@ _of_device: Dict[torch.device, Late] = {}
 
 def _has_true(flags: Tensor) -> bool:
     """Of this call or, on a GPU, of an earlier one; false in traces."""
-    return not tracing() and bool(_of_device.setdefault(flags.device, Late())(flags.device, flags.any))
+    if tracing() or not _of_device.setdefault(flags.device, Late())(flags.device, flags.any):
+        return False
+    del _of_device[flags.device]  # told: what is on its way belongs to this error, too
+    return True
 
 
 def nan_if_periodic(x: Tensor, pbc: Optional[Tensor]) -> Tensor:

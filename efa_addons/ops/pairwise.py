@@ -24,9 +24,10 @@ from efa_addons.ops.graphs import PairBlocks, from_pair_blocks, to_pair_blocks
 from efa_addons.ops.harmonics import solid_harmonics
 from efa_addons.ops.tracing import tracing
 
-# Values of g_l handled at a time (0.5 MB in single precision, in cache), and kept for the derivatives (one graph of 300 atoms).
-_PART = 2**17
-_KEEP = 2**20
+# Values of g_l handled at a time, and kept for the derivatives: on a CPU 0.5 MB in single precision, in cache, and those of one
+# graph of 300 atoms; elsewhere what keeps the device busy.
+_PART, _PART_ELSEWHERE = 2**17, 2**25
+_KEEP, _KEEP_ELSEWHERE = 2**20, 2**25
 
 
 class _Kernel:
@@ -36,10 +37,11 @@ class _Kernel:
         self.t, self.squares = t.detach(), squares.detach()
         self.kept: dict[tuple[int, int, int], Tensor] = {}
         num_blocks, size = t.shape[:2]
+        part, keep = (_PART, _KEEP) if t.device.type == "cpu" else (_PART_ELSEWHERE, _KEEP_ELSEWHERE)
         per_row = max(1, size * squares.shape[0])
-        self.rows = max(1, min(size, _PART // per_row))
-        self.blocks = max(1, _PART // (per_row * size)) if self.rows == size else 1
-        self.keep = num_blocks * size * per_row <= _KEEP
+        self.rows = max(1, min(size, part // per_row))
+        self.blocks = max(1, part // (per_row * size)) if self.rows == size else 1
+        self.keep = num_blocks * size * per_row <= keep
 
     def parts(self, order: int) -> Iterator[tuple[slice, slice, Tensor]]:
         """Blocks, rows and the values (C, blocks, rows, b) there."""

@@ -64,11 +64,19 @@ class Case(ABC):
     def build(self, dtype: torch.dtype) -> nn.Module:
         """The stock model."""
 
-    @abstractmethod
     def evaluate(
         self, model: nn.Module, structures: Sequence[Atoms], training: bool = False, order: int | None = None
     ) -> Output:
         """As the host's training does it; with `order` the neighbors stand in another (random) order."""
+        return self.compute(model, self.batch(model, structures, order), training)
+
+    @abstractmethod
+    def batch(self, model: nn.Module, structures: Sequence[Atoms], order: int | None = None) -> dict[str, Tensor]:
+        """What the model takes, on its device."""
+
+    @abstractmethod
+    def compute(self, model: nn.Module, batch: dict[str, Tensor], training: bool = False) -> Output:
+        """Of a batch, which is left as it is but for what the host adds."""
 
     @abstractmethod
     def optimized(self, model: nn.Module) -> list[nn.Parameter]:

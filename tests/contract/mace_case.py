@@ -53,10 +53,7 @@ class MACECase(Case):
             self.evaluate(model, [molecule("H2O")])  # which rounds differently the first time it runs
         return model
 
-    def evaluate(self, model, structures, training=False, order=None):
-        return self._run(model, self._batch(model, structures, order), training=training)
-
-    def _batch(self, model, structures, order=None):
+    def batch(self, model, structures, order=None):
         batch = batch_of(model, structures)
         if order is not None:
             shuffled = torch.randperm(batch["edge_index"].shape[1], generator=torch.Generator().manual_seed(order))
@@ -65,8 +62,8 @@ class MACECase(Case):
                 batch[key] = batch[key][shuffled]
         return batch
 
-    def _run(self, model, batch, **options):
-        out = model(batch, compute_virials=True, **options)
+    def compute(self, model, batch, training=False):
+        out = model(batch, compute_virials=True, training=training)
         return Output(out["energy"], out["forces"], -out["virials"])
 
     def optimized(self, model):
@@ -87,4 +84,4 @@ class MACECase(Case):
 
     def exported(self, model, structures):
         scripted = jit.compile(deepcopy(model))
-        return lambda others: self._run(scripted, self._batch(model, others))
+        return lambda others: self.compute(scripted, self.batch(model, others))

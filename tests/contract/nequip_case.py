@@ -46,15 +46,15 @@ class NequIPCase(Case):
             "per_type_energy_scales": 1.0,
         }
 
-    def evaluate(self, model, structures, training=False, order=None):
-        out = model.train(training)(self._batch(model, structures, order))
+    def compute(self, model, batch, training=False):
+        out = model.train(training)(batch)
         return self._output([out[name] for name in OUTPUTS])
 
     def _output(self, values):
         energy, forces, virial = values
         return Output(energy.view(-1), forces, -virial)
 
-    def _batch(self, model, structures, order=None):
+    def batch(self, model, structures, order=None):
         data = batch_of(model, structures)
         if order is not None:
             shuffled = torch.randperm(data["edge_index"].shape[1], generator=torch.Generator().manual_seed(order))
@@ -96,5 +96,5 @@ class NequIPCase(Case):
         return lambda others: self._output(traced(*self._fields(model, others, fields).values(), *weights.values()))
 
     def _fields(self, model, structures, fields):
-        data = self._batch(model, structures)
+        data = self.batch(model, structures)
         return {name: data[name] for name in fields}

@@ -34,8 +34,8 @@ class PaiNNCase(Case):
             model = NeuralNetworkPotential(representation, [schnetpack.atomistic.PairwiseDistances()], outputs)
         return model.to(dtype).eval()
 
-    def evaluate(self, model, structures, training=False, order=None):
-        return self._run(self._with_stress(model).train(training), self._batch(model, structures, order))
+    def compute(self, model, batch, training=False):
+        return self._run(self._with_stress(model).train(training), batch)
 
     def _with_stress(self, model):
         if "stress" in model.model_outputs:
@@ -45,7 +45,7 @@ class PaiNNCase(Case):
         model.input_modules.insert(0, schnetpack.atomistic.Strain())
         return model
 
-    def _batch(self, model, structures, order=None):
+    def batch(self, model, structures, order=None):
         boxed = [atoms.copy() for atoms in structures]
         for atoms in boxed:
             if atoms.cell.rank < 3:
@@ -78,4 +78,4 @@ class PaiNNCase(Case):
 
     def exported(self, model, structures):
         scripted = torch.jit.script(self._with_stress(deepcopy(model)).eval())
-        return lambda others: self._run(scripted, self._batch(model, others))
+        return lambda others: self._run(scripted, self.batch(model, others))

@@ -27,6 +27,7 @@ def test_a_gpu_is_not_waited_for(monkeypatch):
     refuse_periodic(torch.tensor([True]))
     with pytest.raises(EFAError, match="periodic structure"):
         refuse_periodic(torch.tensor([False]))
+    refuse_periodic(torch.tensor([False]))  # told once, and looked at anew
 
 
 def test_nan_if_periodic():

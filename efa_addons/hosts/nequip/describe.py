@@ -64,11 +64,12 @@ def contributions(model: nn.Module, data: AtomicDataDict.Type) -> dict[str, tupl
 
 
 def batch_of(model: nn.Module, structures: Sequence[Atoms]) -> AtomicDataDict.Type:
-    """What NequIP's data loader makes of structures whose chemical symbols are the model's types."""
+    """What NequIP's data loader makes of structures whose chemical symbols are the model's types, on its device."""
     types = _types(model)
     to_types = ChemicalSpeciesToAtomTypeMapper(types, chemical_species_to_atom_type_map={name: name for name in types})
     to_neighbors = NeighborListTransform(r_max=_r_max(model))
-    return AtomicDataDict.batched_from_list([to_neighbors(to_types(from_ase(atoms))) for atoms in structures])
+    batch = AtomicDataDict.batched_from_list([to_neighbors(to_types(from_ase(atoms))) for atoms in structures])
+    return AtomicDataDict.to_(batch, next(model.parameters()).device)
 
 
 def _types(model: nn.Module) -> list[str]:

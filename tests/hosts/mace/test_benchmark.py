@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from importlib.util import find_spec
 
 
 def test_quick_benchmark(tmp_path, request):
@@ -13,3 +14,16 @@ def test_quick_benchmark(tmp_path, request):
     rows = list(csv.DictReader(next(tmp_path.glob("mace_*_cpu_quick.csv")).open()))
     assert [row["task"] for row in rows] == ["inference", "training step"] * 2
     assert all(float(row["time ratio"]) > 0 and float(row["memory ratio"]) > 1 for row in rows)
+
+
+def test_share_of_a_step_on_a_gpu(tmp_path, request):
+    """The section of benchmarks.gpu that is about MACE, on the CPU, with cuEquivariance where it is installed."""
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu", "--quick", "--device", "cpu", "--only", "mace"]
+    command += ["--repeats", "1", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=request.config.rootpath, check=True, capture_output=True)
+    rows = list(csv.DictReader((tmp_path / "gpu_interpreter_quick.csv").open()))
+    hosts = ["MACE"] + ["MACE, cuEquivariance"] * (find_spec("cuequivariance_torch") is not None)
+    timed = [(row["contender"], row["task"]) for row in rows if float(row["ms"] or 0) > 0]
+    tasks = ("inference", "training step")
+    assert timed == [(host + efa, task) for host in hosts for efa in ("", " with EFA") for task in tasks]
+    assert "MACE, inference of 1000 atoms" in (tmp_path / "gpu_interpreter_quick.md").read_text()

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from gpu_support import gpu
 from mace import tools
+from mace.calculators import MACECalculator
 from mace_support import SMALL, losses
 
 from efa_addons import EFAConfig, EFAError
@@ -171,3 +173,16 @@ def test_restart_goes_on_and_refuses_other_settings(trained, workspace):
     after = losses(folder)
     assert len(after) > len(before)
     assert min(after[len(before) :]) < before[0]  # not from scratch
+
+
+@gpu
+def test_training_and_calculator_on_a_gpu(trained, ethanol):
+    """As on the CPU, in single precision."""
+    flags = ("--efa", *SMALL, "--efa_method", "quadrature")
+    here, there = (trained(f"efa_{device}", *flags, "--device", device, dtype="float32") for device in ("cpu", "cuda"))
+    assert losses(there) == pytest.approx(losses(here), rel=1e-2)
+    energies = []
+    for device in ("cpu", "cuda"):
+        ethanol.calc = MACECalculator(model_paths=str(there / "efa_cuda.model"), device=device, default_dtype="float32")
+        energies.append(ethanol.get_potential_energy())
+    assert energies[1] == pytest.approx(energies[0], rel=1e-5)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gpu_support import gpu
 from host_support import run
 from nequip_programs import SMALL, saved, train, without_efa
 
@@ -50,6 +51,18 @@ def test_compiled_training_equals_eager_training(workspace):
     )
     assert len(compiled) == 6 and compiled == pytest.approx(eager, rel=1e-4)
     assert_same_efa(folder, reference, within=1e-3)
+
+
+@gpu
+def test_compiled_training_on_a_gpu(workspace):
+    """Compiled and not there, and on the CPU."""
+    options = [*SMALL, ONE_LAYER, QUADRATURE, *NARROW, "trainer.max_epochs=3", "data.train_dataloader.shuffle=false"]
+    mode = "+training_module.model.compile_mode="
+    expected, reference = losses(workspace, "cpu", "tutorial", *options, "+trainer.accelerator=cpu")
+    for name in ("compile", "eager"):
+        found, folder = losses(workspace, f"gpu_{name}", "tutorial", *options, mode + name, "+trainer.accelerator=gpu")
+        assert len(found) == 6 and found == pytest.approx(expected, rel=1e-3)
+        assert_same_efa(folder, reference, within=1e-2)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from gpu_support import gpu
 from host_support import ROOT, fresh_process, run
 from painn_support import SMALL, final_errors, metrics, parameters, train
 
@@ -198,3 +199,15 @@ def test_the_configurations_come_with_the_package_wherever_one_is(workspace, tmp
         cwd=tmp_path,
     )
     assert "_target_: efa_addons.hosts.painn.InsertEFA" in text
+
+
+@gpu
+def test_training_on_a_gpu(workspace, ethanol):
+    """It trains EFA there, and what it trained is the same function on the CPU."""
+    folder, _ = train(workspace, "gpu", "efa_tutorial", *SMALL, "trainer.accelerator=gpu", "+trainer.devices=1")
+    assert all(np.isfinite(float(value)) for value in final_errors(folder).values())
+    model = torch.load(folder / "best_model", weights_only=False, map_location="cpu").eval()
+    last = [p for name, p in efa_parameters(model).items() if name.endswith(("mlp.2.weight", "out.weight"))]
+    assert last and all(p.abs().max() > 0 for p in last)
+    energies = [model.to(device)(batch_of(model.to(device), [ethanol]))["energy"].item() for device in ("cpu", "cuda")]
+    assert energies[1] == pytest.approx(energies[0], rel=1e-5)

@@ -1,0 +1,116 @@
+"""Of `benchmarks.gpu`: whether the kernels are right at real sizes, the card's limits, and what the kernels reach of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_timing import median, rounded_to
+from benchmarks.problems import TOLERANCE
+from benchmarks.rows import Row
+from efa_addons.ops import parts, waves
+from efa_addons.ops.backends import PRECISIONS, backend
+from efa_addons.ops.grid import frequency_groups, make_grid
+from efa_addons.ops.selfcheck import LIMITS
+
+WIDTHS = (32, 64, 128)  # D_qk = D_v of the kernels' rates
+# Graphs, blocks, atoms of each block, width, degree of Y: single structures, molecules, harmonics, and the largest at last.
+GATE = ((1, 1, 4097, 64, 0), (1, 1, 20_001, 128, 0), (300, 571, 21, 64, 0), (1, 1, 1000, 20, 1), (1, 1, 1_000_000, 64, 0))
+ALL = [True] * 5
+
+
+def sums(
+    device: torch.device, dtype: torch.dtype, graphs: int, blocks: int, atoms: int, width: int, degree: int
+) -> tuple[list[Any], parts.Waves]:
+    """x, y, r, ω, T, with the grids of a phase of 10 π or less, and waves; mixed by the odd Y for degree 1."""
+    torch.manual_seed(0)
+    phases = torch.linspace(0, 10 * torch.pi, width // 2)
+    grid = make_grid(frequency_groups(phases.tolist(), TOLERANCE, degree), [1.0] * (degree + 1))
+    weights = grid.odd.to(device, dtype) if degree else None
+    graph = torch.arange(blocks, device=device) * graphs // blocks
+    described = parts.Waves(
+        grid.directions.to(device, dtype), weights, grid.num_directions, grid.num_channels, graph, graphs,
+        graphs == blocks, degree == 1,
+    )  # fmt: skip
+    components = 1 if weights is None else weights.shape[1]
+    shapes = [(blocks, 2, width // 2, atoms), (blocks, components, atoms, width), (blocks, 3, atoms)]
+    x, y, r = (torch.randn(shape, device=device) for shape in shapes)
+    state = torch.randn(graphs, parts.num_rows(described, 2), width, device=device)
+    frequencies = phases.to(device) / 20.0  # 1/Å
+    return [tensor.to(dtype) for tensor in (x, y, 4 * r, frequencies, state)], described
+
+
+def gate(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
+    """All five derivatives and all five second ones against the same sums in float64, part by part.
+
+    Errors of sums in float32 grow with the root of their terms: beyond 20,000 atoms the limit does, too.
+    """
+    failed = []
+    for case in ((1, 1, 20, 4, 0), (2, 3, 3, 4, 0)) if quick else GATE:
+        graphs, blocks, atoms, width, degree = case
+        for precision in PRECISIONS[:1] if quick else PRECISIONS:
+            row = Row("gate", precision, "ten derivatives", graphs, blocks * atoms // graphs, width, width, degree)
+            try:
+                row.difference = _largest_error(device, precision, case)
+            except torch.OutOfMemoryError:
+                row.status = "out of memory"
+            yield row
+            limit = LIMITS[precision] * max(1.0, blocks * atoms / 20_000) ** 0.5
+            if row.difference is not None and not row.difference <= limit:
+                failed.append(f"{precision}, {row.problem} atoms, width {width}, degree {degree}: {row.difference:.2g}")
+    if failed:
+        raise SystemExit("gate: the kernels are wrong, nothing is timed. " + "; ".join(failed))
+
+
+def _largest_error(device: torch.device, precision: str, case: tuple[int, int, int, int, int]) -> float:
+    """One derivative after the other, so that a million atoms fit."""
+    exact, single = sums(device, torch.float64, *case), sums(device, torch.float32, *case)
+    errors = []
+    with rounded_to(precision), backend("triton"):
+        for place in range(5):
+            needed = [number == place for number in range(5)]
+            for second in (False, True):
+                found, expected = (
+                    module.second_partials(*values, described, [torch.ones_like(v) for v in values], needed)[place]
+                    if second
+                    else module.partials(*values, described, needed)[place]
+                    for module, (values, described) in ((waves, single), (parts, exact))
+                )
+                errors.append(float((found - expected).norm() / expected.norm()))
+    return max(error if error == error else float("inf") for error in errors)
+
+
+def limits(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
+    """Matrix products of the card's own library, and a copy."""
+    n = 64 if quick else 8192
+    for name, dtype, tf32 in (("fp32", torch.float32, False), ("TF32", torch.float32, True), ("bf16", torch.bfloat16, False)):
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+        ms = median(lambda a=a, b=b: a @ b, device, repeats)
+        yield Row("limits", "machine", f"{name} product", ms=ms, rate=2e-6 * n**3 / ms)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    source = torch.randn(2**16 if quick else 2**30, device=device)
+    target = torch.empty_like(source)
+    ms = median(lambda: target.copy_(source), device, repeats)
+    yield Row("limits", "machine", "copy", ms=ms, rate=2e-6 * source.nbytes / ms)
+
+
+def rates(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
+    """Each sum alone: 2 N R D_v operations, whatever the number of products that a precision makes of each."""
+    needed = {"state": [4], "read-out": [1], "gradient": [0, 2], "all": [0, 1, 2, 3, 4]}
+    for width in (4,) if quick else WIDTHS:
+        atoms = 20 if quick else 65_536
+        arguments, described = sums(device, torch.float32, 1, 1, atoms, width, 0)
+        along = [torch.ones_like(tensor) for tensor in arguments]
+        operations = 2 * atoms * parts.num_rows(described, 2) * width
+        for precision in PRECISIONS[:1] if quick else PRECISIONS:
+            with rounded_to(precision), backend("triton"):
+                for task, places in needed.items():
+                    asked = [place in places for place in range(5)]
+                    ms = median(lambda a=arguments, d=described, n=asked: waves.partials(*a, d, n), device, repeats)
+                    rate = 1e-6 * operations * (3 if task == "all" else 1) / ms
+                    yield Row("kernels", precision, task, 1, atoms, width, width, ms=ms, rate=rate)
+                second = median(lambda a=arguments, d=described, v=along: waves.second_partials(*a, d, v, ALL), device, repeats)
+            yield Row("kernels", precision, "second", 1, atoms, width, width, ms=second, rate=7e-6 * operations / second)

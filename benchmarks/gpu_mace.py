@@ -1,0 +1,70 @@
+"""Of `benchmarks.gpu`: steps of MACE with and without EFA, by e3nn and by cuEquivariance, for 1000 atoms at a time."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+
+import torch
+
+from benchmarks.gpu_timing import measured
+from benchmarks.rows import Row
+from efa_addons import EFAConfig
+
+E3NN, CUEQ = "MACE", "MACE, cuEquivariance"
+WITH = " with EFA"
+TASKS = {"inference": False, "training step": True}
+
+
+def mace(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
+    """Behind the gate that a freshly inserted EFA changes no energy."""
+    if importlib.util.find_spec("mace") is None:
+        yield Row("MACE", E3NN, "inference", status="not installed")
+        return
+    from benchmarks.common import cluster, largest_distance
+    from benchmarks.mace import stock_model
+    from efa_addons.hosts.mace import insert_efa
+    from efa_addons.hosts.mace.probe import batch_of
+
+    batches = [[cluster(5, 0)]] if quick else [[cluster(1000, 0)], [cluster(20, seed) for seed in range(50)]]
+    stock = stock_model(4 if quick else 64)
+    longest = max(largest_distance(structures) for structures in batches)
+    efa = insert_efa(stock, EFAConfig(max_length=1.2 * longest, method="quadrature"))
+    models = {E3NN: stock.to(device), E3NN + WITH: efa.to(device)}
+    for structures in batches:
+        batch = batch_of(stock, structures)
+        copies = [{name: value.clone() for name, value in batch.items()} for _ in models]
+        energies = [model(data, compute_force=False)["energy"] for model, data in zip(models.values(), copies, strict=True)]
+        if not torch.allclose(*energies, rtol=1e-6):  # a GPU adds up in any order
+            found = f"{energies[0].tolist()} to {energies[1].tolist()}"
+            raise SystemExit(f"gate: inserting EFA changed MACE's energy, {found}")
+        yield from _steps(E3NN, models, batch, device, repeats)
+    if importlib.util.find_spec("cuequivariance_torch") is None:
+        yield Row("MACE", CUEQ, "inference", status="not installed")
+        return
+    try:
+        models = {name.replace(E3NN, CUEQ): _accelerated(model, device) for name, model in models.items()}
+    except (ImportError, RuntimeError) as error:  # its operations for GPUs are a package of their own
+        yield Row("MACE", CUEQ, "inference", status=str(error).splitlines()[0][:100])
+        return
+    for structures in batches:
+        yield from _steps(CUEQ, models, batch_of(stock, structures), device, repeats)
+
+
+def _steps(
+    name: str, models: dict[str, torch.nn.Module], batch: dict[str, torch.Tensor], device: torch.device, repeats: int
+) -> Iterator[Row]:
+    from benchmarks.common import task
+
+    for contender in (name, name + WITH):
+        for what, training in TASKS.items():
+            num_graphs = len(batch["ptr"]) - 1
+            row = Row("MACE", contender, what, num_graphs, len(batch["positions"]) // num_graphs)
+            run = task(models[contender], batch, training, "energy", training=training)
+            yield measured(row, lambda run=run: run, device, repeats)[0]
+
+
+def _accelerated(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    from mace.cli import convert_e3nn_cueq
+
+    return convert_e3nn_cueq.run(model, device=device.type)

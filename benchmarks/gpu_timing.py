@@ -1,0 +1,93 @@
+"""How the benchmarks of a GPU measure: time, memory, and switches."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from benchmarks.rows import Row
+from efa_addons.ops.backends import PRECISION
+
+Run = Callable[[], Any]
+
+
+def measured(row: Row, build: Callable[[], Run], device: torch.device, repeats: int) -> tuple[Row, Any]:
+    """The row with time and memory or why not, and what a call returned."""
+    values = None
+    try:
+        run = build()
+        values = run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            before = torch.cuda.memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            run()
+            row.mib = (torch.cuda.max_memory_allocated(device) - before) / 2**20
+        row.ms = median(run, device, repeats)
+    except (torch.OutOfMemoryError, MemoryError):
+        row.status = "out of memory"
+    except RuntimeError as error:  # the others are worth measuring
+        row.status = str(error).splitlines()[0][:100]
+    run = None  # with all that it holds
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return row, values
+
+
+def median(run: Run, device: torch.device, repeats: int) -> float:
+    """Milliseconds of a call, the device waited for before and after; two calls warm up (Triton compiles in the first)."""
+    times = []
+    for number in range(repeats + 2):
+        wait(device)
+        start = time.perf_counter()
+        run()
+        wait(device)
+        if number >= 2:
+            times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def graphed(run: Run) -> Run:
+    """The same as a CUDA graph: what is left where the CPU launches nothing."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = run()
+
+    def replay() -> Any:
+        graph.replay()
+        return kept
+
+    return replay
+
+
+@contextlib.contextmanager
+def rounded_to(precision: str) -> Iterator[None]:
+    """Within it the kernels' products are."""
+    before = os.environ.get(PRECISION)
+    os.environ[PRECISION] = precision
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[PRECISION]
+        else:
+            os.environ[PRECISION] = before
