@@ -85,7 +85,7 @@ def evaluate(run: Run, data: Path) -> Result:
     dtype = torch.get_default_dtype()
     try:
         calculator, parameters = run.host.calculator(run.model)
-        energies, forces = _predict(calculator, [*test, *scan])
+        energies, forces = predict(calculator, [*test, *scan])
     finally:
         torch.set_default_dtype(dtype)  # calculators change it
     wanted = np.array([atoms.info[cumulene.ENERGY] for atoms in test])
@@ -142,8 +142,8 @@ def _digest(data: Path) -> str:
     return digest(b"".join((data / name).read_bytes() for name in cumulene.FILES))
 
 
-def _predict(calculator: Calculator, structures: Sequence[Atoms]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Energies (eV) and forces (eV/Å)."""
+def predict(calculator: Calculator, structures: Sequence[Atoms]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Energies (eV) and forces (eV/Å) of structures, one by one."""
     energies, forces = [], []
     with cumulene.one_thread():
         for atoms in structures:
