@@ -59,7 +59,7 @@ def run(folder: Path) -> Record:
     known = {**job.record, "versions": versions(host), "hardware": hardware(job)}
     try:
         found = _train_and_evaluate(job, host, folder)
-        record = Record(**known, status="finished", **found)
+        record = Record(**{**known, **found}, status="finished")
     except Exception as error:  # whatever a host does: it is said in the record, and the study goes on
         record = Record(**known, status="failed", error=f"{type(error).__name__}: {error}")
     record = dataclasses.replace(record, seconds={**record.seconds, "total": time.monotonic() - start})
