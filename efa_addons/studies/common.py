@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import Progress
 
 from efa_addons.errors import EFAError
@@ -20,10 +21,9 @@ METHOD = "GFN2-xTB"
 ENERGY, FORCES = "REF_energy", "REF_forces"
 
 
-def labelled(atoms: Atoms, energy: float, forces: np.ndarray, **info: float) -> Atoms:
-    """A copy of `atoms` with energy (info REF_energy), forces (arrays REF_forces, (num_atoms, 3)) and further `info`."""
+def labelled(atoms: Atoms, energy: float, forces: np.ndarray) -> Atoms:
+    """A copy of `atoms` with energy (info REF_energy) and forces (arrays REF_forces, (num_atoms, 3))."""
     result = atoms.copy()
-    result.info.update(info)
     result.info[ENERGY] = float(energy)
     result.arrays[FORCES] = np.asarray(forces, dtype=float)
     return result
@@ -46,7 +46,7 @@ def label(atoms: Atoms, charge: int = 0, zero: float = 0.0) -> Atoms:
 
 
 def relaxed(build: Callable[[np.ndarray], Atoms], start: np.ndarray, what: str, charge: int = 0) -> np.ndarray:
-    """The coordinates at which `build(coordinates)` has its lowest GFN2-xTB energy, near `start`; `what` names it in an error."""
+    """The coordinates at which `build(coordinates)` has its lowest GFN2-xTB energy, near `start`; `what` is for the error."""
     from scipy.optimize import minimize
 
     def energy_and_gradient(vector: np.ndarray) -> tuple[float, np.ndarray]:
@@ -70,6 +70,12 @@ def random_rotation(rng: np.random.Generator) -> np.ndarray:
     from scipy.spatial.transform import Rotation
 
     return Rotation.from_quat(rng.normal(size=4)).as_matrix()
+
+
+def bars() -> Progress:
+    """For `track`; nothing is written where no terminal shows it."""
+    console = Console()
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
 
 
 def track(items: Iterable[Any], description: str, progress: Progress | None) -> Iterable[Any]:

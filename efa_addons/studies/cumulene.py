@@ -88,7 +88,9 @@ def relaxed_scan(
     return structures, shapes
 
 
-def sample(shapes: list[Shape], num: int, seed: int | np.random.SeedSequence, num_carbons: int = 9) -> list[Atoms]:
+def sample(
+    shapes: list[Shape], num: int, seed: int | np.random.SeedSequence | np.random.Generator, num_carbons: int = 9
+) -> list[Atoms]:
     """Unlabelled structures: twist uniform in [0, π], shape as relaxed there, Gaussian displacements, random orientation.
 
     `shapes` are those of a scan from 0 to 90 degrees; E(twist) = E(π - twist) serves the rest.
