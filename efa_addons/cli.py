@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_convert(verbs)
     _add_inspect(verbs)
     _add_demo(verbs)
+    _add_report(verbs)
     _add_doctor(verbs)
     args = parser.parse_args(argv)
     try:
@@ -96,6 +97,12 @@ def _add_demo(verbs: Verbs) -> None:
     parser.add_argument("--quick", action="store_true", help="a minute's version of every step; its figures mean nothing")
     parser.add_argument("--seed", type=int, default=0, help="seed of data and training (default: 0)")
     parser.set_defaults(run=_demo)
+
+
+def _add_report(verbs: Verbs) -> None:
+    parser = verbs.add_parser("report", help="tables, pictures and a page from the runs of studies")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder with runs; the report is written into it")
+    parser.set_defaults(run=_report)
 
 
 def _add_doctor(verbs: Verbs) -> None:
@@ -185,6 +192,12 @@ def _demo(args: argparse.Namespace) -> None:
     from efa_addons.studies import demo
 
     demo.run(args.out, args.host, quick=args.quick, seed=args.seed)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from efa_addons.studies import study_report
+
+    study_report.write(args.folder)
 
 
 def _doctor(args: argparse.Namespace) -> None:
