@@ -25,6 +25,8 @@ SHOWN = ("energy_mae", "energy_mae_per_atom", "force_mae")  # of the test set
 # unit of a record -> unit of the tables, and the factor between them
 UNITS = {"eV": ("meV", 1e3), "eV/atom": ("meV/atom", 1e3), "eV/Å": ("meV/Å", 1e3)}
 
+SHORT = {"count": ",.0f", "ratio": ".2g"}
+
 
 @dataclass(frozen=True)
 class Column:
@@ -36,7 +38,7 @@ class Column:
         head: lines of its head, without the unit.
         value: of a finished run; none: it has no such value.
         unit: of the value; of the tables, see `UNITS`.
-        style: "number", "signed" or "count".
+        style: "number", "signed", or one of `SHORT`, which show no spread.
     """
 
     key: str
@@ -55,8 +57,8 @@ class Column:
         """A cell of a study in `units`: mean ± standard deviation, and from how many runs if not from all."""
         if spread is None:
             return MISSING
-        if self.style == "count":
-            return f"{spread.mean:,.0f}"
+        if self.style in SHORT:
+            return format(spread.mean, SHORT[self.style])
         factor = self._shown(units)[1]
         text = measured(spread.mean * factor, spread.deviation * factor, signed=self.style == "signed")
         return text if spread.num == spread.runs else f"{text} ({spread.num} of {spread.runs})"
@@ -127,17 +129,22 @@ def _ratio(table: Table, key: str, word: str) -> Column:
         reference, error = base.get(record.host), value(record)
         return None if reference is None or error is None or not reference.mean else error / reference.mean
 
-    return Column(f"{key}_ratio", ERRORS, (f"{word} /", WITHOUT), ratio)
+    return Column(f"{key}_ratio", ERRORS, (word, "MAE", "ratio"), ratio, style="ratio")
 
 
 def _sets(names: Sequence[str], found: Sequence[Record]) -> list[Column]:
     """Energy errors of further evaluation sets: per atom where any two structures of theirs differ in size."""
     sizes = {round(size, 3) for record in found for name in (*names, TEST) for size in _size(record.metrics.get(name, {}))}
     key, unit = ("energy_mae", "eV") if len(sizes) <= 1 else ("energy_mae_per_atom", "eV/atom")
-    shown = [Column(f"{name}_{key}", ERRORS, (name, "energy", "MAE"), _metric(name, key), unit) for name in names]
-    taken = {column.key for column in shown} | {f"{TEST}_{key}" for key in SHOWN}
-    rest = [(name, key) for name in (TEST, *names) for key in METRICS if f"{name}_{key}" not in taken]
-    return shown + [Column(f"{name}_{key}".removeprefix(f"{TEST}_"), "", (), _metric(name, key)) for name, key in rest]
+    shown = [Column(_key(name, key), ERRORS, (name, "energy", "MAE"), _metric(name, key), unit) for name in names]
+    taken = {*SHOWN, *(column.key for column in shown)}
+    rest = [(name, key) for name in (TEST, *names) for key in METRICS if _key(name, key) not in taken]
+    return shown + [Column(_key(name, key), "", (), _metric(name, key)) for name, key in rest]
+
+
+def _key(name: str, key: str) -> str:
+    """A metric's key in table.csv."""
+    return key if name == TEST else f"{name}_{key}"
 
 
 def _size(metrics: Mapping[str, float]) -> list[float]:
@@ -193,13 +200,14 @@ def _budget(table: Table) -> list[Column]:
     result = [
         Column("num_parameters", BUDGET, ("para-", "meters"), lambda r: r.num_parameters or None, style="count"),
         Column("seconds", BUDGET, ("training",), lambda r: r.seconds.get("training"), "s"),
-        Column("peak_memory", BUDGET, ("memory",), lambda r: r.peak_memory or None, "MiB", "count"),
+        Column("peak_memory", "", (), lambda r: r.peak_memory or None),
     ]
     for key, word, unit in (("energy_mae", "energy", "eV"), ("force_mae", "force", "eV/Å")):
-        head = ("validation", word, "equal")
         at_end = lambda record, key=key: measures.best(record, key)  # noqa: E731
-        result.append(Column(f"valid_{key}", BUDGET, (*head[:2], "equal epochs"), at_end, unit))
-        result.append(Column(f"valid_{key}_at_equal_time", BUDGET, (*head[:2], "equal time"), by_then(key), unit))
+        result.append(Column(f"valid_{key}", BUDGET, ("validation", f"{word},", "all epochs"), at_end, unit))
+        result.append(
+            Column(f"valid_{key}_at_equal_time", BUDGET, ("validation", f"{word},", "equal time"), by_then(key), unit)
+        )
     return result
 
 
@@ -208,9 +216,9 @@ def measured(value: float, deviation: float, signed: bool = False) -> str:
     if not math.isfinite(value):
         return str(value)
     known = math.isfinite(deviation)
-    size = max(abs(value), deviation if known else 0.0)
+    size = float(f"{max(abs(value), deviation if known else 0.0):.2e}")  # 9.999 has the digits of 10.0
     power = math.floor(math.log10(size)) if size > 0 else 0
-    scientific = not -3 < power < 6
+    scientific = not -5 < power < 6
     scale, places = (10.0**power, 2) if scientific else (1.0, max(0, 2 - power))
     text = f"{value / scale:{'+' if signed else ''}.{places}f}"
     if known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -57,12 +58,37 @@ def draw_line(axes: Axes, x: np.ndarray, values: Sequence[Sequence[float]] | np.
     axes.plot(x, [np.mean(of) for of in values], label=label, markevery=every, **{**MODEL, **look})
 
 
-def finish(figure: Figure, label: str, columns: int = 4) -> Figure:
+def logarithmic(axes: Axes, x: bool = False) -> None:
+    """A logarithmic y-axis, and x-axis, with ticks in plain numbers."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, value: float, position: int | None = None) -> str:
+            return f"{value:g}" if super().__call__(value, position) else ""
+
+    axes.set_yscale("log")
+    if x:
+        axes.set_xscale("log")
+    for axis in (axes.yaxis, axes.xaxis) if x else (axes.yaxis,):
+        axis.set_major_formatter(Plain())
+        axis.set_minor_formatter(Plain(labelOnlyBase=False))
+
+
+def ticks(axes: Axes, at: Sequence[float]) -> None:
+    """Those of the x-axis, and no others."""
+    axes.set_xticks(at, labels=[f"{value:g}" for value in at])
+    axes.xaxis.minorticks_off()
+
+
+def finish(figure: Figure, label: str, columns: int | None = None) -> Figure:
     """The label of the x-axes, and one legend above all panels, in the order in which lines were drawn."""
     legend: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             legend.setdefault(name, handle)
     figure.supxlabel(label, fontsize="medium")
-    figure.legend(legend.values(), legend.keys(), frameon=False, loc="outside upper center", ncols=min(columns, len(legend)))
+    if columns is None:  # lines of about equal length, as many as the width asks for
+        lines = math.ceil(len(legend) / (3 if figure.get_figwidth() < 7 else 5))
+        columns = math.ceil(len(legend) / max(1, lines))
+    figure.legend(legend.values(), legend.keys(), frameon=False, loc="outside upper center", ncols=max(1, columns))
     return figure

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from efa_addons.studies import measures
-from efa_addons.studies.drawing import REFERENCE, Look, draw_line, finish, panels
+from efa_addons.studies.columns import wall_limits
+from efa_addons.studies.drawing import REFERENCE, Look, draw_line, finish, logarithmic, panels, ticks
 from efa_addons.studies.grouping import Row, Section, Table, natural, numbered
 from efa_addons.studies.record import Profile, Record
 
@@ -44,7 +45,7 @@ def figures(section: Section, looks: Looks) -> Iterator[tuple[str, str, Figure]]
             yield table.data, name, scan(table, name, looks)
         for prefix, members in numbered(_evaluated(table)).items():
             source = {number: (table, name) for number, name in members.items()}
-            yield table.data, f"{prefix}-by-number", by_number(source, f"N of {prefix}_N", looks)
+            yield table.data, f"{prefix}-by-number", by_number(source, f"N of {_range(members)}", looks)
         if any(record.curve for record in table.finished):
             yield table.data, "epochs", learning_curves(table, "epoch", looks)
             yield table.data, "seconds", learning_curves(table, "seconds", looks)
@@ -53,7 +54,7 @@ def figures(section: Section, looks: Looks) -> Iterator[tuple[str, str, Figure]]
         chosen = {number: tables[name] for number, name in members.items()}
         for name in sorted(set.intersection(*(set(_evaluated(table)) for table in chosen.values())), key=natural):
             source = {number: (table, name) for number, table in chosen.items()}
-            yield "", f"{prefix}-{name}-by-number", by_number(source, f"N of the data set {prefix}_N, {name}", looks)
+            yield "", f"{prefix}-{name}-by-number", by_number(source, f"N of {_range(members)} ({name})", looks)
 
 
 def learning_curves(table: Table, x: str, looks: Looks) -> Figure:
@@ -67,7 +68,11 @@ def learning_curves(table: Table, x: str, looks: Looks) -> Figure:
                 at = np.mean([[entry[x] for entry in curve[:length]] for curve in curves], axis=0)
                 values = np.array([[entry[key] for entry in curve[:length]] for curve in curves])
                 draw_line(axes, at, values.T, row.variant, looks[row.variant])
-                axes.set_yscale("log")
+                logarithmic(axes)
+    if x == "seconds":
+        for host, (_, seconds) in wall_limits(table).items():
+            for axes in grid[:, list(table.hosts).index(host)]:
+                axes.axvline(seconds, color="0.6", linewidth=1, zorder=0, label="equal time")
     grid[0, 0].set_ylabel(f"validation energy MAE{_unit(table, 'eV')}")
     grid[1, 0].set_ylabel(f"validation force MAE{_unit(table, 'eV/Å')}")
     return finish(figure, "epoch" if x == "epoch" else "seconds of training")
@@ -83,6 +88,8 @@ def scan(table: Table, name: str, looks: Looks) -> Figure:
     for column in grid.T:
         column[0].plot(shown.x, reference - zero, label="reference", **REFERENCE)
         if decay:
+            inside = np.array(shown.x)[measures.in_tail(shown)]
+            column[0].axvspan(inside.min(), inside.max(), color="0.95", zorder=0)
             _draw_decay(column[1], [shown], [shown.reference], "reference", {**REFERENCE, "marker": ""})
     for row, column in _columns(table, grid):
         found = [record.profiles[name] for record in row.finished if name in record.profiles]
@@ -97,6 +104,7 @@ def scan(table: Table, name: str, looks: Looks) -> Figure:
     grid[0, 0].set_ylim(max(bottom, low - margin), min(top, high + margin))
     grid[0, 0].set_ylabel(f"energy{above}{_unit(table, 'eV')}")
     if decay:
+        _frame_decay(grid[1], shown)
         grid[1, 0].set_ylabel(f"|E - E$_0$| in the tail{_unit(table, 'eV')}")
     return finish(figure, shown.scan["label"])
 
@@ -116,9 +124,8 @@ def by_number(source: Numbered, label: str, looks: Looks) -> Figure:
                 points = {number: values for number, values in points.items() if values}
                 if points:
                     draw_line(axes, np.array(list(points)), list(points.values()), variant, looks[variant])
-            axes.set(xscale="log", yscale="log")
-            axes.set_xticks(sorted(source), labels=map(str, sorted(source)))
-            axes.xaxis.minorticks_off()
+            logarithmic(axes, x=True)
+            ticks(axes, sorted(source))
     return finish(figure, label)
 
 
@@ -156,16 +163,35 @@ def _draw_decay(axes: Axes, found: Sequence[Profile], curves: Sequence[Sequence[
     if decays:
         x = np.array(found[0].x)[measures.in_tail(found[0])]
         draw_line(axes, x, np.array(decays).T, label, look)
-        axes.set(xscale="log", yscale="log")
+        logarithmic(axes, x=True)
+
+
+def _frame_decay(row: np.ndarray, shown: Profile) -> None:
+    """Limits and ticks of panels that have the reference's tail in their middle."""
+    from matplotlib.ticker import MaxNLocator
+
+    lines = [line for line in row[0].lines if line.get_label() == "reference"]
+    x = np.array(shown.x)[measures.in_tail(shown)]
+    for axes in row:
+        ticks(axes, [at for at in MaxNLocator(5).tick_values(x.min(), x.max()) if x.min() <= at <= x.max()])
+        for line in lines:
+            bottom, top = axes.get_ylim()
+            axes.set_ylim(max(bottom, min(line.get_ydata()) / 5), min(top, 5 * max(line.get_ydata())))
 
 
 def _zero(profile: Profile) -> tuple[float, str]:
     """What energies of a picture are relative to, and how its axis says so."""
     if profile.scan["align"] == "last":
-        return profile.reference[-1], " above that of the last point"
+        return profile.reference[-1], ", last point at 0"
     if profile.scan["align"] == "mean":
         return min(profile.reference), " above the reference's minimum"
     return 0.0, ""
+
+
+def _range(members: Mapping[int, str]) -> str:
+    """Names by their numbers: test_39, …, test_314."""
+    first, *_, last = members.values()
+    return f"{first}, …, {last}"
 
 
 def _scans(table: Table) -> list[str]:

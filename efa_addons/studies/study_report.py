@@ -10,7 +10,7 @@ from rich.console import Console
 from efa_addons.errors import EFAError
 from efa_addons.studies import cumulene, facts, page, pictures, tables
 from efa_addons.studies.drawing import looks
-from efa_addons.studies.grouping import Section, Table, run_name, sections, variants
+from efa_addons.studies.grouping import WITHOUT, Section, Table, run_name, sections, variants
 from efa_addons.studies.record import FILE, Record, read_all
 from efa_addons.version import __version__
 
@@ -28,7 +28,7 @@ def write(folder: Path | str) -> list[Path]:
     cumulene.require("matplotlib", "data")
     records = read(folder)
     found = sections(records)
-    styles = looks(variants(records))
+    styles = looks(_order(records))
     drawn = {section.name: pictures.draw(folder / PICTURES, section, styles) for section in found}
     made = f"Made by efa_addons {__version__}: efa-addons report."
     (folder / REPORT).write_text(markdown(found, drawn, folder, made), encoding="utf-8")
@@ -83,6 +83,7 @@ def markdown(found: Sequence[Section], drawn: Pictures, folder: Path, made: str)
 def show(found: Sequence[Section], console: Console) -> None:
     """The tables for a terminal."""
     width = min(max(console.width, WIDTHS[0]), WIDTHS[1])
+    said: set[str] = set()
     for section in found:
         console.print(f"\n[bold]{section.name}[/bold]", section.title, highlight=False, soft_wrap=True)
         for table in section.tables:
@@ -91,10 +92,19 @@ def show(found: Sequence[Section], console: Console) -> None:
                     title = f"{table.data}: {piece.title.lower()}"
                     console.print(tables.rich(title, piece.heads, piece.rows, piece.others), soft_wrap=False)
             for note in tables.notes(table):
-                console.print(note, markup=False, highlight=False)
+                if note not in said:
+                    console.print(note, markup=False, highlight=False)
+                said.add(note)
         for record in facts.failed(section):
             last = record.error.strip().splitlines()[-1:]
             console.print(f"failed: {run_name(record)}: {''.join(last)}", markup=False, highlight=False)
+
+
+def _order(records: Sequence[Record]) -> list[str]:
+    """Variants as they are given looks: the first two are `WITHOUT` and the first with EFA, whatever else there is."""
+    labels = variants(records)
+    efa = [label for label in labels if any(r.variant == label and r.settings.get("efa") is not None for r in records)]
+    return list(dict.fromkeys([WITHOUT, *efa[:1], *labels]))
 
 
 def _markdown_table(table: Table) -> list[str]:

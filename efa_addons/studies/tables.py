@@ -14,7 +14,7 @@ from rich.text import Text
 
 from efa_addons.studies import columns as cols
 from efa_addons.studies.columns import Column, Spread
-from efa_addons.studies.grouping import Row, Section, Table
+from efa_addons.studies.grouping import WITHOUT, Row, Section, Table
 
 OTHERS = "others': "  # begins the label of a row that is not ours
 ENTRY = ("data", "label", "source", "note", "metrics")  # keys of others' figures
@@ -56,7 +56,8 @@ def notes(table: Table) -> list[str]:
         several = len(table.seeds) > 1
         found.append(
             f"{'Mean ± standard deviation over the finished seeds' if several else 'One seed'} (seeds: "
-            f"{', '.join(map(str, table.seeds))}), errors on the test set where no other is named."
+            f"{', '.join(map(str, table.seeds))}); errors on the test set where no other is named. Ratios are to the mean "
+            f"error of the same host {WITHOUT}."
         )
     limits = cols.wall_limits(table)
     if limits and any(record.curve for record in table.finished):
@@ -64,8 +65,8 @@ def notes(table: Table) -> list[str]:
             f"{table.hosts[host]}: {limits[host][1]:.3g} s ({limits[host][0]})" for host in table.hosts if host in limits
         )
         found.append(
-            "Validation errors are the best so far: at equal epochs when training ends, at equal time when the fastest "
-            f"variant of the same host has finished: {times}. Time is that of training steps."
+            "Validation errors are the lowest so far: after all epochs, equally many for all variants of a host; and at equal "
+            f"time, that of training steps, when its fastest variant has finished: {times}."
         )
     if any(column.key.endswith("_exponent") for column in cols.columns(table)):
         found.append(
@@ -86,7 +87,7 @@ def others_label(entry: Mapping[str, Any]) -> str:
 def markdown(heads: Sequence[Sequence[str]], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown; all columns but the first to the right."""
     lines = [[" ".join(head).replace("- ", "") for head in heads], ["---"] + ["---:"] * (len(heads) - 1), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
 def rich(title: str, heads: Sequence[Sequence[str]], rows: Sequence[Sequence[str]], others: int = 0) -> RichTable:
@@ -104,9 +105,9 @@ def narrow(block: Block, width: int) -> Iterator[Block]:
     widths = [max(len(text) for text in (*head, *column)) for head, *column in zip(block.heads, *block.rows, strict=True)]
     start = 1
     while start < len(widths):
-        end, used = start + 1, widths[0] + widths[start] + 3
-        while end < len(widths) and used + widths[end] + 1 <= width:
-            used += widths[end] + 1
+        end, used = start + 1, widths[0] + widths[start] + 4  # two characters between columns, one at either end
+        while end < len(widths) and used + widths[end] + 2 <= width:
+            used += widths[end] + 2
             end += 1
         picked = (0, *range(start, end))
         yield replace(
