@@ -51,7 +51,7 @@ class Column:
     def heading(self, units: str) -> tuple[str, ...]:
         """Lines of the head, with the unit of a study in `units`."""
         unit = self._shown(units)[0]
-        return (*self.head, unit) if unit else self.head
+        return (*self.head, f"({unit})") if unit else self.head
 
     def text(self, spread: Spread | None, units: str) -> str:
         """A cell of a study in `units`: mean ± standard deviation, and from how many runs if not from all."""

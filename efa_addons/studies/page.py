@@ -72,8 +72,8 @@ def _table(caption: str, heads: Iterable[str], rows: Sequence[Sequence[str]], ou
         cells = "".join(f"<td{' class=text' if j < words else ''}>{escape(cell)}</td>" for j, cell in enumerate(row))
         body.append(f"<tr{' class=others' if ours is not None and i >= ours else ''}>{cells}</tr>")
     head = "".join(f"<th>{cell}</th>" for cell in heads)
-    lines = "\n".join(body)
-    return f'<div class="wide"><table><caption>{escape(caption)}</caption><tr>{head}</tr>\n{lines}</table></div>'
+    title, lines = f"<caption>{escape(caption)}</caption>" if caption else "", "\n".join(body)
+    return f'<div class="wide"><table>{title}<tr>{head}</tr>\n{lines}</table></div>'
 
 
 def _picture(path: Path) -> str:

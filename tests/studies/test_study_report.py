@@ -358,7 +358,7 @@ def test_markdown_has_a_section_per_study_and_all_pictures(made):
     assert re.findall(r"!\[.*\]\((.*)\)", text) == [f"pictures/{path.name}" for path in paths[3:]]
     assert "| PaiNN, EFA | 1/2 | 10.0 | 5.00 | 10.0 | 0.02 | 1 | 10.0 | 10.0 | 10.0 |" in text
     assert "painn/EFA/seed-1:\n\n```\n" + FAILURE in text
-    assert "| model | seeds | energy MAE meV | energy MAE meV/atom |" in text
+    assert "| model | seeds | energy MAE (meV) | energy MAE (meV/atom) |" in text
 
 
 def test_csv_holds_numbers_in_the_units_of_the_records(made):
@@ -524,6 +524,14 @@ def test_errors_are_drawn_over_the_number_of_atoms():
     np.testing.assert_allclose(energy.lines[0].get_xydata(), [[39, 0.5], [132, 0.5], [314, 0.5]])
     colors = {line.get_label(): line.get_color() for line in energy.lines}
     assert colors == {PLAIN: LOOKS[PLAIN]["color"], EFA: LOOKS[EFA]["color"]}
+
+
+def test_a_host_whose_runs_all_failed_leaves_its_panels_empty():
+    drawn = list(pictures.figures(grouping.sections([*study(), failed(host="nequip")])[0], LOOKS))
+    assert [what for _, what, _ in drawn] == ["pull", "test-by-number", "epochs", "seconds"]
+    for _, _, figure in drawn:
+        panel = figure.axes[1]
+        assert panel.get_title() == "NequIP" and {line.get_label() for line in panel.lines} <= {"reference"}
 
 
 def test_every_variant_has_a_look_of_its_own():
