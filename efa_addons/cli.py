@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_inspect(verbs)
     _add_demo(verbs)
     _add_study(verbs)
+    _add_report(verbs)
     _add_doctor(verbs)
     args = parser.parse_args(argv)
     try:
@@ -127,6 +128,12 @@ def _host_python(text: str) -> tuple[str, Path]:
     return host, Path(path)
 
 
+def _add_report(verbs: Verbs) -> None:
+    parser = verbs.add_parser("report", help="tables, pictures and a page from the runs of studies")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder with runs; the report is written into it")
+    parser.set_defaults(run=_report)
+
+
 def _add_doctor(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "doctor", help="say what is installed here, and which back end a call on a CPU or GPU takes, and why"
@@ -217,12 +224,19 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _study(args: argparse.Namespace) -> None:
-    from efa_addons.studies import runner
+    from efa_addons.studies import runner, study_report
     from efa_addons.studies.study import Study
 
     study = Study.load(args.study, args.size)
     options = {"pythons": dict(args.python), "hosts": args.hosts, "device": args.device, "parallel": args.parallel}
-    runner.run(study, args.out, **options)
+    folder, _ = runner.run(study, args.out, **options)
+    study_report.write(folder)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from efa_addons.studies import study_report
+
+    study_report.write(args.folder)
 
 
 def _doctor(args: argparse.Namespace) -> None:

@@ -47,6 +47,7 @@ class Record:
         profiles: evaluation set that is a scan -> curve.
         curve: for each validation: epoch, seconds (of training steps so far), energy_mae (eV per structure), force_mae.
         literature: the study's rows of others' figures.
+        variants: labels of the study's variants, in its order, which is that of the tables; none: they stand as they are found.
     """
 
     study: str
@@ -72,6 +73,7 @@ class Record:
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     curve: tuple[Mapping[str, float], ...] = ()
     literature: tuple[Mapping[str, Any], ...] = ()
+    variants: tuple[str, ...] = ()
     format: int = FORMAT
 
     @property
@@ -97,7 +99,8 @@ class Record:
                 name: Profile(entry["scan"], *(tuple(entry[key]) for key in ("x", "energies", "reference")))
                 for name, entry in content["profiles"].items()
             }
-            return cls(**{**content, "profiles": profiles, **{key: tuple(content[key]) for key in ("curve", "literature")}})
+            lists = {key: tuple(content.get(key, ())) for key in ("curve", "literature", "variants")}
+            return cls(**{**content, "profiles": profiles, **lists})
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise EFAError(f"{path} is not the record of a run ({error!r}): remove it, and run the study again.") from error
 

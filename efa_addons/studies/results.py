@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from efa_addons.studies import cumulene
+from efa_addons.studies.common import one_thread
 from efa_addons.studies.hosts import NAMES
 from efa_addons.studies.runs import Run, digest
 
@@ -145,7 +146,7 @@ def _digest(data: Path) -> str:
 def predict(calculator: Calculator, structures: Sequence[Atoms]) -> tuple[np.ndarray, list[np.ndarray]]:
     """Energies (eV) and forces (eV/Å) of structures, one by one."""
     energies, forces = [], []
-    with cumulene.one_thread():
+    with one_thread():
         for atoms in structures:
             calculator.calculate(atoms, properties=["energy", "forces"])
             energies.append(float(calculator.results["energy"]))

@@ -89,8 +89,8 @@ def run(
     hosts: Sequence[str] | None = None,
     device: str = "cpu",
     parallel: int | None = None,
-) -> list[Record]:
-    """Makes the data, trains every cell that has no finished record, and returns all records.
+) -> tuple[Path, list[Record]]:
+    """Makes the data and trains every cell that has no finished record; returns the study's folder and all records.
 
     Args:
         study: as loaded.
@@ -121,7 +121,7 @@ def run(
     if len(waiting) < len(tasks):
         print(f"{len(tasks) - len(waiting)} of {len(tasks)} runs are finished already")
     train(waiting, parallel)
-    return [Record.read(task.folder / FILE) for task in tasks]
+    return folder, [Record.read(task.folder / FILE) for task in tasks]
 
 
 def train(tasks: Sequence[Task], parallel: int) -> None:

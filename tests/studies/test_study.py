@@ -26,7 +26,11 @@ CONTENT = {
     "data": {"pairs": {"source": "two_atoms", "num_train": 20}},
     "model": {"cutoff": 4.0},
     "training": {"num_epochs": 10},
-    "variants": {"without EFA": {}, "with EFA": {"efa": {"max_length": 9.0}}, "far": {"model": {"cutoff": 8}, "hosts": ["mace"]}},
+    "variants": {
+        "without EFA": {},
+        "with EFA": {"efa": {"max_length": 9.0}},
+        "far": {"model": {"cutoff": 8}, "hosts": ["mace"]},
+    },
     "seeds": [0, 1],
     "sizes": {"paper": {"training": {"num_epochs": 1000}, "data": {"pairs": {"num_train": 500}}}},
 }
@@ -43,7 +47,11 @@ def test_cells_are_data_hosts_variants_and_seeds():
     assert [cell.seed for cell in cells] == [0] * 7 + [1] * 7
     assert cells[0].name == "pairs/mace/without-efa/seed-0"
     assert {cell.host for cell in cells if cell.variant.label == "far"} == {"mace"}
-    assert {(cell.variant.label, cell.model.cutoff) for cell in cells} == {("without EFA", 4.0), ("with EFA", 4.0), ("far", 8.0)}
+    assert {(cell.variant.label, cell.model.cutoff) for cell in cells} == {
+        ("without EFA", 4.0),
+        ("with EFA", 4.0),
+        ("far", 8.0),
+    }
 
 
 def test_sizes_change_what_they_name():
@@ -114,7 +122,7 @@ def fake(tmp_path, monkeypatch):
 
 def run(tmp_path: Path, **changes) -> list[Record]:
     changes = {"hosts": ["mace"], **changes}
-    return runner.run(load("tiny", seeds=[0], **changes), tmp_path / "out", parallel=2)
+    return runner.run(load("tiny", seeds=[0], **changes), tmp_path / "out", parallel=2)[1]
 
 
 def ran(tmp_path: Path) -> list[str]:

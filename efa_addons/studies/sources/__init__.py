@@ -7,61 +7,32 @@ REF_forces (eV/Å), not periodic. A file of structures along a coordinate become
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from efa_addons.studies import cumulene
+from efa_addons.studies.common import require
+from efa_addons.studies.sources import charge_dipole, clusters, cumulenes, dimers, nacl, sn2, two_atoms
+from efa_addons.studies.sources.base import Data, Scan, Source
 
-if TYPE_CHECKING:
-    from ase import Atoms
+__all__ = ["Data"]
 
 SPEC, SCANS = "data.json", "scans.json"
 
-
-@dataclass(frozen=True)
-class Scan:
-    """How the structures of a file lie along a coordinate.
-
-    Args:
-        x: the key in their info that holds the coordinate.
-        label: of the x-axis, with its unit.
-        align: what of predicted curves is shifted onto the reference: "mean", "last" (the last point), or "none".
-        analysis: "barrier" (first minus last), "power_law" (exponent of |E - E(far)| over `tail`), or "none".
-        tail: range of the coordinate for the power law; energies are taken relative to `align`.
-    """
-
-    x: str
-    label: str
-    align: str = "mean"
-    analysis: str = "none"
-    tail: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a source makes: structures for each file, by its name without .xyz, labelled; and which of them are scans."""
-
-    sets: Mapping[str, Sequence[Atoms]]
-    scans: Mapping[str, Scan] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A source: `make(seed=…, **options) -> Data`, and options for a set of a handful of structures."""
-
-    make: Callable[..., Data]
-    tiny: Mapping[str, Any]
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        return tuple(inspect.signature(self.make).parameters)
-
-
-SOURCES: dict[str, Source] = {}
+SOURCES: dict[str, Source] = {
+    "two_atoms": Source(two_atoms.make, {"num_train": 6, "num_valid": 2, "num_test": 2, "num_scan": 5}),
+    "clusters": Source(clusters.make, {"num_train": 6, "num_valid": 2, "num_test": 2, "num_atoms": 8}),
+    "charge_dipole": Source(charge_dipole.make, {"num_train": 6, "num_valid": 2, "num_test": 2, "num_scan": 5}),
+    "nacl": Source(
+        nacl.make,
+        {"sizes": [9, 16], "diameters": [6.0, 8.0], "num_train": [4, 2], "num_valid": [2, 0], "num_test": [2, 2]},
+    ),
+    "cumulenes": Source(cumulenes.make, {"num_carbons": [5], "num_train": 6, "num_valid": 2, "num_test": 2, "num_twists": 2}),
+    "sn2": Source(sn2.make, {"num_train": 6, "num_valid": 2, "num_test": 2, "num_scan": 5, "farthest": 2.0}),
+    "dimers": Source(dimers.make, {"dimers": ["cl_hf"], "num_train": 6, "num_valid": 2, "num_test": 2, "num_scan": 5}),
+}
 
 
 def write(folder: Path | str, source: str, options: Mapping[str, Any]) -> Path:
@@ -71,7 +42,7 @@ def write(folder: Path | str, source: str, options: Mapping[str, Any]) -> Path:
     stamp = folder / SPEC
     if stamp.exists() and json.loads(stamp.read_text()) == json.loads(json.dumps(spec)):
         return folder
-    ase_write = cumulene.require("ase.io", "data").write
+    ase_write = require("ase.io", "data").write
     data = SOURCES[source].make(**options)
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.xyz"):
