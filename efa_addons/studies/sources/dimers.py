@@ -1,8 +1,8 @@
 """Ions and polar molecules pulled apart, labelled with GFN2-xTB: tails of r^-1, r^-2 and r^-3.
 
-The parts are rigid, each relaxed alone, and energies are above theirs. Cl- and NH4+ are the ions, but never together: GFN2-xTB
-moves a fraction of an electron from one to the other at distances above 7 Å. Na+ and Li+ are no choice, either: at distances of
-5 Å and more it finds no self-consistent charges for them beside water, HF or ammonia.
+The parts are rigid, each relaxed alone, and energies are above theirs. F-, Cl- and NH4+ are the ions, but never opposite ones
+together: GFN2-xTB moves a fraction of an electron from one to the other at distances above 7 Å. Na+ and Li+ are no choice,
+either: from 5 to 7 Å on it finds no self-consistent charges for them beside water, HF or ammonia.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Part:
 
 CORNER = 1.03 / 3**0.5
 PARTS = {
+    "f": Part("F", -1, ((0, 0, 0),)),
     "cl": Part("Cl", -1, ((0, 0, 0),)),
     "nh4": Part("NH4", 1, ((0, 0, 0), *((CORNER * x, CORNER * y, CORNER * x * y) for x in (1, -1) for y in (1, -1)))),
     "hf": Part("FH", 0, ((0, 0, 0), (0, 0, 0.92))),
@@ -45,7 +46,7 @@ PARTS = {
 }
 # name -> the two parts; on a scan the second is at +z of the first
 DIMERS = {
-    "cl_cl": ("cl", "cl"),
+    "f_f": ("f", "f"),
     "nh4_h2o": ("nh4", "h2o"),
     "cl_hf": ("cl", "hf"),
     "h2o_h2o": ("h2o", "h2o"),
@@ -90,8 +91,9 @@ def relaxed_part(name: str) -> Atoms:
         return require("ase", "data").Atoms(part.symbols, flat.reshape(-1, 3), info={"charge": part.charge})
 
     start = np.array(part.positions, dtype=float).ravel()
-    flat = relaxed(build, start, name, part.charge) if len(part.positions) > 1 else start
-    return label(build(flat), part.charge)
+    atoms = build(relaxed(build, start, name, part.charge) if len(part.positions) > 1 else start)
+    atoms.positions -= atoms.positions[0]
+    return label(atoms, part.charge)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ asymptotes are wrong, or nothing converges.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 COORDINATE = "reaction_coordinate"
 CHARGE = -1
+STEP = 0.5  # Å, the longest that a relaxed shape is a good start for
 START = (
     4.6,
     0.0,
@@ -84,9 +86,11 @@ def path(symbols: Sequence[str], coordinates: np.ndarray) -> np.ndarray:
         for side in (coordinates >= 0, coordinates < 0):
             shape, before = np.array(START), 0.0
             for index in sorted(np.flatnonzero(side), key=lambda index: abs(coordinates[index])):
-                coordinate = coordinates[index]
-                shape[0] += abs(coordinate - before)
-                shape = relaxed(partial(build, symbols, coordinate), shape, f"coordinate {coordinate:.1f} Å", CHARGE)
-                shapes[index], before = shape, coordinate
+                num_steps = max(1, math.ceil(abs(coordinates[index] - before) / STEP))
+                for coordinate in np.linspace(before, coordinates[index], num_steps + 1)[1:]:
+                    shape = shape + [abs(coordinate - before), 0, 0]
+                    shape = relaxed(partial(build, symbols, coordinate), shape, f"coordinate {coordinate:.1f} Å", CHARGE)
+                    before = coordinate
+                shapes[index] = shape
                 progress.advance(task)
     return shapes
