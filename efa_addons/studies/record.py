@@ -46,7 +46,9 @@ class Record:
             (eV/atom), force_mae, force_rmse (eV/Å, over components), num (structures).
         profiles: evaluation set that is a scan -> curve.
         curve: for each validation: epoch, seconds (of training steps so far), energy_mae (eV per structure), force_mae.
+        dynamics: what `dynamics.nve` found; empty where the study asks for none.
         literature: the study's rows of others' figures.
+        variants: labels of all variants, in the order of the study.
         variants: labels of the study's variants, in its order, which is that of the tables; none: they stand as they are found.
     """
 

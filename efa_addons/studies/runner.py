@@ -25,7 +25,12 @@ from efa_addons.version import __version__
 
 LOG = "log.txt"
 REPORT_EVERY = 60  # seconds between lines of progress where no bar can be drawn
-DECIDING = ("model", "training", "efa")  # of the settings, what a finished run is recognised by, beside data and versions
+DECIDING = (
+    "model",
+    "training",
+    "efa",
+    "dynamics",
+)  # of the settings, what a finished run is recognised by, beside data and versions
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,10 +177,18 @@ def _known(study: Study, cell: Cell, split: Mapping[str, str]) -> dict[str, Any]
         "title": study.title,
         "question": study.question,
         "settings": json.loads(
-            json.dumps({"model": asdict(cell.model), "training": asdict(study.training), "efa": cell.variant.efa})
+            json.dumps(
+                {
+                    "model": asdict(cell.model),
+                    "training": asdict(study.training),
+                    "efa": cell.variant.efa,
+                    "dynamics": asdict(study.dynamics) if study.dynamics and cell.seed in study.dynamics.seeds else None,
+                }
+            )
         ),
         "split": dict(split),
         "literature": list(study.literature),
+        "variants": [variant.label for variant in study.variants],
     }
 
 

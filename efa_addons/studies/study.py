@@ -18,6 +18,7 @@ import yaml
 
 from efa_addons.config import EFAConfig, check_types
 from efa_addons.errors import EFAError, unknown_names
+from efa_addons.studies.dynamics import Dynamics
 from efa_addons.studies.hosts import NAMES as HOSTS
 from efa_addons.studies.sources import SOURCES, Source
 
@@ -114,6 +115,7 @@ class Study:
         title, question: of the report.
         units: "eV", or "arbitrary" where the energies are.
         literature: rows of the tables that are others' figures: data, label, source and metrics.
+        dynamics: molecular dynamics with the trained models; none given: none.
     """
 
     name: str
@@ -128,6 +130,7 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2)
     units: str = "eV"
     literature: tuple[Mapping[str, Any], ...] = ()
+    dynamics: Dynamics | None = None
 
     @classmethod
     def load(cls, path: Path | str, size: str = "quick") -> Study:
@@ -150,6 +153,8 @@ class Study:
         content = _merged(content, _mapping(f"sizes: {size}", sizes.get(size) or {}))
         if size == "tiny":
             content = _merged(content, TINY)
+            if content.get("dynamics"):
+                content["dynamics"] = {**content["dynamics"], "picoseconds": 0.002}
         keys = [entry.name for entry in dataclasses.fields(cls) if entry.name not in ("name", "size")]
         _known("key", content, keys)
         missing = [key for key in ("title", "question", "data", "variants") if key not in content]
@@ -174,6 +179,7 @@ class Study:
             seeds=tuple(content.get("seeds", (0, 1, 2))),
             units=units,
             literature=tuple(content.get("literature", ())),
+            dynamics=_typed(Dynamics, "dynamics", content["dynamics"]) if content.get("dynamics") else None,
         )
 
     def cells(self) -> Iterator[Cell]:
