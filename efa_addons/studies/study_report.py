@@ -104,7 +104,8 @@ def _order(records: Sequence[Record]) -> list[str]:
     """Variants as they are given looks: the first two are `WITHOUT` and the first that attends, whatever else there is."""
     labels = variants(records)
     efa = {record.variant: record.settings.get("efa") for record in records}
-    attending = [label for label in labels if efa.get(label) is not None and not efa[label].get("emulate")]
+    attends = {label for label, options in efa.items() if options is not None and not options.get("emulate")}
+    attending = [label for label in labels if label in attends]
     return list(dict.fromkeys([WITHOUT, *attending[:1], *labels]))
 
 
