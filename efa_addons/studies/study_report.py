@@ -101,10 +101,12 @@ def show(found: Sequence[Section], console: Console) -> None:
 
 
 def _order(records: Sequence[Record]) -> list[str]:
-    """Variants as they are given looks: the first two are `WITHOUT` and the first with EFA, whatever else there is."""
+    """Variants as they are given looks: the first two are `WITHOUT` and the first that attends, whatever else there is."""
     labels = variants(records)
-    efa = [label for label in labels if any(r.variant == label and r.settings.get("efa") is not None for r in records)]
-    return list(dict.fromkeys([WITHOUT, *efa[:1], *labels]))
+    efa = {record.variant: record.settings.get("efa") for record in records}
+    attends = {label for label, options in efa.items() if options is not None and not options.get("emulate")}
+    attending = [label for label in labels if label in attends]
+    return list(dict.fromkeys([WITHOUT, *attending[:1], *labels]))
 
 
 def _markdown_table(table: Table) -> list[str]:

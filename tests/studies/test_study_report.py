@@ -539,4 +539,9 @@ def test_a_host_whose_runs_all_failed_leaves_its_panels_empty():
 def test_every_variant_has_a_look_of_its_own():
     looks = drawing.looks([f"variant {i}" for i in range(20)])
     assert len({(look["color"], look["marker"], str(look["linestyle"])) for look in looks.values()}) == 20
-    assert study_report._order([run(variant="wide"), run(variant=EFA)])[:2] == [PLAIN, "wide"]
+
+
+def test_the_first_two_looks_are_those_of_without_and_with_efa():
+    control = _changed(run(variant="control"), efa={"emulate": True})
+    wide = _changed(run(variant="wide"), efa=None)
+    assert study_report._order([control, run(variant=EFA), wide]) == [PLAIN, EFA, "control", "wide"]
