@@ -47,8 +47,8 @@ class Record:
         profiles: evaluation set that is a scan -> curve.
         curve: for each validation: epoch, seconds (of training steps so far), energy_mae (eV per structure), force_mae.
         dynamics: what `dynamics.nve` found; empty where the study asks for none.
+        cost: what `cost.measure` found; empty where the study asks for none.
         literature: the study's rows of others' figures.
-        variants: labels of all variants, in the order of the study.
         variants: labels of the study's variants, in its order, which is that of the tables; none: they stand as they are found.
     """
 

@@ -25,12 +25,8 @@ from efa_addons.version import __version__
 
 LOG = "log.txt"
 REPORT_EVERY = 60  # seconds between lines of progress where no bar can be drawn
-DECIDING = (
-    "model",
-    "training",
-    "efa",
-    "dynamics",
-)  # of the settings, what a finished run is recognised by, beside data and versions
+# of the settings, what a finished run is recognised by, beside data and versions
+DECIDING = ("model", "training", "efa", "dynamics", "cost")
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +178,8 @@ def _known(study: Study, cell: Cell, split: Mapping[str, str]) -> dict[str, Any]
                     "model": asdict(cell.model),
                     "training": asdict(study.training),
                     "efa": cell.variant.efa,
-                    "dynamics": asdict(study.dynamics) if study.dynamics and cell.seed in study.dynamics.seeds else None,
+                    "dynamics": asdict(study.dynamics) if study.dynamics else None,
+                    "cost": asdict(study.cost) if study.cost else None,
                 }
             )
         ),

@@ -18,6 +18,7 @@ import yaml
 
 from efa_addons.config import EFAConfig, check_types
 from efa_addons.errors import EFAError, unknown_names
+from efa_addons.studies.cost import Cost
 from efa_addons.studies.dynamics import Dynamics
 from efa_addons.studies.hosts import NAMES as HOSTS
 from efa_addons.studies.sources import SOURCES, Source
@@ -116,6 +117,7 @@ class Study:
         units: "eV", or "arbitrary" where the energies are.
         literature: rows of the tables that are others' figures: data, label, source and metrics.
         dynamics: molecular dynamics with the trained models; none given: none.
+        cost: time and memory against the number of atoms; none given: not measured.
     """
 
     name: str
@@ -131,6 +133,7 @@ class Study:
     units: str = "eV"
     literature: tuple[Mapping[str, Any], ...] = ()
     dynamics: Dynamics | None = None
+    cost: Cost | None = None
 
     @classmethod
     def load(cls, path: Path | str, size: str = "quick") -> Study:
@@ -153,8 +156,9 @@ class Study:
         content = _merged(content, _mapping(f"sizes: {size}", sizes.get(size) or {}))
         if size == "tiny":
             content = _merged(content, TINY)
-            if content.get("dynamics"):
-                content["dynamics"] = {**content["dynamics"], "picoseconds": 0.002}
+            for key, smaller in (("dynamics", {"picoseconds": 0.002}), ("cost", {"num_atoms": [10, 20], "repeats": 1})):
+                if content.get(key):
+                    content[key] = {**content[key], **smaller}
         keys = [entry.name for entry in dataclasses.fields(cls) if entry.name not in ("name", "size")]
         _known("key", content, keys)
         missing = [key for key in ("title", "question", "data", "variants") if key not in content]
@@ -180,6 +184,7 @@ class Study:
             units=units,
             literature=tuple(content.get("literature", ())),
             dynamics=_typed(Dynamics, "dynamics", content["dynamics"]) if content.get("dynamics") else None,
+            cost=_typed(Cost, "cost", content["cost"]) if content.get("cost") else None,
         )
 
     def cells(self) -> Iterator[Cell]:

@@ -20,6 +20,7 @@ import torch
 
 from efa_addons.errors import EFAError
 from efa_addons.studies import cumulene, hosts, sources
+from efa_addons.studies.cost import Cost, measure
 from efa_addons.studies.dynamics import Dynamics, nve
 from efa_addons.studies.evaluate import evaluate
 from efa_addons.studies.record import Record
@@ -84,10 +85,13 @@ def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path) -> dict[str, A
         raise EFAError(f"the training left no record of validations in {run.folder}")
     calculator, parameters = host.calculator(run.model)
     metrics, profiles = evaluate(calculator, data)
-    dynamics = {}
+    further: dict[str, Any] = {}
     if settings["dynamics"] is not None:
         wanted = Dynamics(**settings["dynamics"])
-        dynamics = nve(calculator, cumulene.read(data, wanted.set)[wanted.index], wanted)
+        if job.record["seed"] in wanted.seeds:
+            further["dynamics"] = nve(calculator, cumulene.read(data, wanted.set)[wanted.index], wanted)
+    if settings["cost"] is not None:
+        further["cost"] = measure(calculator, Cost(**settings["cost"]), elements(data))
     return {
         "num_parameters": parameters,
         "seconds": {"training": host.seconds_per_epoch(run.folder) * training.num_epochs},
@@ -95,7 +99,7 @@ def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path) -> dict[str, A
         "metrics": metrics,
         "profiles": profiles,
         "curve": tuple(curve),
-        "dynamics": dynamics,
+        **further,
         "settings": {**settings, "command": run.command},
     }
 
