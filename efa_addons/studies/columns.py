@@ -17,13 +17,14 @@ from efa_addons.studies.grouping import WITHOUT, Row, Table, natural
 from efa_addons.studies.record import Record
 
 ERRORS, SCANS, BUDGET = "Errors", "Scans", "Cost and equal budgets"
-GROUPS = (ERRORS, SCANS, BUDGET)
+DYNAMICS, COST = "Dynamics at constant energy", "Energy and forces of droplets"
+GROUPS = (ERRORS, SCANS, DYNAMICS, COST, BUDGET)
 MISSING = "–"
 TEST = "test"
 METRICS = ("energy_mae", "energy_rmse", "energy_mae_per_atom", "energy_rmse_per_atom", "force_mae", "force_rmse")
 SHOWN = ("energy_mae", "energy_mae_per_atom", "force_mae")  # of the test set
 # unit of a record -> unit of the tables, and the factor between them
-UNITS = {"eV": ("meV", 1e3), "eV/atom": ("meV/atom", 1e3), "eV/Å": ("meV/Å", 1e3)}
+UNITS = {"eV": ("meV", 1e3), "eV/atom": ("meV/atom", 1e3), "eV/Å": ("meV/Å", 1e3), "eV/atom/ps": ("meV/atom/ps", 1e3)}
 
 SHORT = {"count": ",.0f", "ratio": ".2g"}
 
@@ -102,7 +103,7 @@ def columns(table: Table) -> list[Column]:
     chosen = [*_test(table), *_sets([name for name in sets if name != TEST], found)]
     for name, scan in scans.items():
         chosen += _scan(name, scan, found)
-    chosen += _budget(table)
+    chosen += [*_dynamics(), *_cost(found), *_budget(table)]
     return [column for column in chosen if any(column.value(record) is not None for record in found)]
 
 
@@ -174,6 +175,32 @@ def _scan(name: str, scan: Mapping[str, Any], found: Sequence[Record]) -> list[C
         result.append(Column(f"{name}_exponent", SCANS, (name, "exponent", f"(ref. {shown})"), of(measures.exponent)))
         result.append(Column(f"{name}_exponent_reference", "", (), reference))  # of table.csv alone
     return result
+
+
+def _dynamics() -> list[Column]:
+    def of(key: str) -> Callable[[Record], float | None]:
+        return lambda record: record.dynamics.get(key)
+
+    return [
+        Column("dynamics_drift", DYNAMICS, ("drift",), of("drift"), "eV/atom/ps", "signed"),
+        Column("dynamics_spread", DYNAMICS, ("fluctuation",), of("spread"), "eV/atom"),
+        Column("dynamics_temperature", DYNAMICS, ("temperature",), of("temperature"), "K"),
+        Column("dynamics_fell_apart", DYNAMICS, ("fell apart", "after"), of("fell_apart"), "ps"),
+    ]
+
+
+def _cost(found: Sequence[Record]) -> list[Column]:
+    """A column for each number of atoms, of time and of memory."""
+
+    def of(key: str, num_atoms: int) -> Callable[[Record], float | None]:
+        return lambda record: dict(zip(record.cost.get("num_atoms", ()), record.cost.get(key, ()), strict=True)).get(num_atoms)
+
+    sizes = sorted({num_atoms for record in found for num_atoms in record.cost.get("num_atoms", ())})
+    return [
+        Column(f"{key}_{num_atoms}_atoms", COST, (f"{num_atoms}", "atoms"), of(key, num_atoms), unit)
+        for key, unit in (("seconds", "s"), ("memory", "MiB"))
+        for num_atoms in sizes
+    ]
 
 
 def wall_limits(table: Table) -> dict[str, tuple[str, float]]:

@@ -46,6 +46,10 @@ def figures(section: Section, looks: Looks) -> Iterator[tuple[str, str, Figure]]
         for prefix, members in numbered(_evaluated(table)).items():
             source = {number: (table, name) for number, name in members.items()}
             yield table.data, f"{prefix}-by-number", by_number(source, f"N of {_range(members)}", looks)
+        if any(record.dynamics for record in table.finished):
+            yield table.data, "dynamics", dynamics(table, looks)
+        if any(record.cost for record in table.finished):
+            yield table.data, "cost", cost(table, looks)
         if any(record.curve for record in table.finished):
             yield table.data, "epochs", learning_curves(table, "epoch", looks)
             yield table.data, "seconds", learning_curves(table, "seconds", looks)
@@ -107,6 +111,32 @@ def scan(table: Table, name: str, looks: Looks) -> Figure:
         _frame_decay(grid[1], shown)
         grid[1, 0].set_ylabel(f"|E - E$_0$| in the tail{_unit(table, 'eV')}")
     return finish(figure, shown.scan["label"])
+
+
+def dynamics(table: Table, looks: Looks) -> Figure:
+    """Total energy against time, of the first seed that ran."""
+    figure, grid = panels(list(table.hosts.values()), height=3.4)
+    for row, column in _columns(table, grid):
+        for record in [record for record in row.finished if record.dynamics][:1]:
+            draw_line(
+                column[0], record.dynamics["time"], [[e] for e in record.dynamics["energy"]], row.variant, looks[row.variant]
+            )
+    grid[0, 0].set_ylabel(f"total energy per atom, first point at 0{_unit(table, 'eV')}")
+    return finish(figure, "time (ps)")
+
+
+def cost(table: Table, looks: Looks) -> Figure:
+    """Time and memory of a call against the number of atoms."""
+    figure, grid = panels(list(table.hosts.values()), 2, height=3.4)
+    for row, column in _columns(table, grid):
+        costs = [record.cost for record in row.finished if record.cost]
+        for axes, key in zip(column, ("seconds", "memory"), strict=True):
+            if costs:
+                draw_line(axes, costs[0]["num_atoms"], np.array([of[key] for of in costs]).T, row.variant, looks[row.variant])
+                logarithmic(axes, x=True)
+    grid[0, 0].set_ylabel("energy and forces (s)")
+    grid[1, 0].set_ylabel("memory (MiB)")
+    return finish(figure, "atoms")
 
 
 def by_number(source: Numbered, label: str, looks: Looks) -> Figure:

@@ -74,6 +74,8 @@ class Record:
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     curve: tuple[Mapping[str, float], ...] = ()
+    dynamics: Mapping[str, Any] = field(default_factory=dict)
+    cost: Mapping[str, Any] = field(default_factory=dict)
     literature: tuple[Mapping[str, Any], ...] = ()
     variants: tuple[str, ...] = ()
     format: int = FORMAT

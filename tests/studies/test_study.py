@@ -14,7 +14,7 @@ pytest.importorskip("ase")
 from efa_addons.errors import EFAError
 from efa_addons.studies import environments, runner, sources
 from efa_addons.studies.environments import Environment
-from efa_addons.studies.record import Record, read_all, same_split
+from efa_addons.studies.record import FORMAT, Record, read_all, same_split
 from efa_addons.studies.runs import split
 from efa_addons.studies.study import Study
 from efa_addons.studies.worker import Job
@@ -91,17 +91,17 @@ def test_a_file_without_a_question_is_refused(tmp_path):
         Study.load(path)
 
 
+# writes what a worker would, without the time that importing torch takes
 SUCCEED = """
 import json, sys
 from pathlib import Path
-from efa_addons.studies.record import Record
 folder = Path(sys.argv[-1])
-job = json.loads((folder / "job.json").read_text())["record"]
-job["settings"]["command"] = ["train"]
-versions = {"efa_addons": VERSION, "mace-torch": "1"}
-Record(**job, versions=versions, hardware="", status="finished").save(folder)
+record = json.loads((folder / "job.json").read_text())["record"]
+record["settings"]["command"] = ["train"]
+record |= {"versions": {"efa_addons": VERSION, "mace-torch": "1"}, "hardware": "", "status": "finished", "format": FORMAT}
+(folder / "run.json").write_text(json.dumps({**record, "profiles": {}}))
 with (folder.parents[5] / "runs").open("a") as file:
-    print(job["seed"], job["variant"], file=file)
+    print(record["seed"], record["variant"], file=file)
 """
 
 
@@ -111,7 +111,7 @@ def fake(tmp_path, monkeypatch):
     program = tmp_path / "python"
 
     def use(script: str) -> None:
-        (tmp_path / "worker.py").write_text(script.replace("VERSION", repr(__version__)))
+        (tmp_path / "worker.py").write_text(script.replace("VERSION", repr(__version__)).replace("FORMAT", str(FORMAT)))
         program.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path / "worker.py"} "$@"\n')
         program.chmod(0o755)
 

@@ -545,3 +545,35 @@ def test_the_first_two_looks_are_those_of_without_and_with_efa():
     control = _changed(run(variant="control"), efa={"emulate": True})
     wide = _changed(run(variant="wide"), efa=None)
     assert study_report._order([control, run(variant=EFA), wide]) == [PLAIN, EFA, "control", "wide"]
+
+
+DYNAMICS = {"time": [0.0, 5.0, 10.0], "energy": [0.0, 0.001, 0.004], "spread": 0.0005, "temperature": 290.0, "fell_apart": None}
+
+
+def test_dynamics_are_a_drift_and_a_picture():
+    records = [
+        run(dynamics={**DYNAMICS, "drift": -0.0003}),
+        run(variant=EFA, dynamics={**DYNAMICS, "drift": 2e-5}),
+        run(seed=1),
+    ]
+    table = only(records)
+    assert cells(table, "dynamics_drift") == {f"MACE, {PLAIN}": "-0.300 (1 of 2)", "MACE, EFA": "+0.0200"}
+    assert "dynamics_fell_apart" not in {column.key for column in columns.columns(table)}
+    figures = {what: figure for _, what, figure in pictures.figures(grouping.sections(records)[0], LOOKS)}
+    plain, efa = figures["dynamics"].axes[0].lines
+    np.testing.assert_allclose(plain.get_xydata(), [[0, 0], [5, 0.001], [10, 0.004]])
+    broken = only([run(dynamics={**DYNAMICS, "drift": 1.0, "fell_apart": 2.5})])
+    assert cells(broken, "dynamics_fell_apart") == {f"MACE, {PLAIN}": "2.50"}
+
+
+def test_cost_is_a_column_for_each_size_and_a_picture():
+    costs = [{"num_atoms": [10, 100], "seconds": [0.1 + seed, 2.0], "memory": [5.0, 50.0]} for seed in (0, 1)]
+    records = [run(seed=seed, cost=of) for seed, of in enumerate(costs)]
+    table = only(records)
+    keys = [column.key for column in columns.columns(table) if column.group == columns.COST]
+    assert keys == ["seconds_10_atoms", "seconds_100_atoms", "memory_10_atoms", "memory_100_atoms"]
+    assert cells(table, "seconds_10_atoms") == {f"MACE, {PLAIN}": "0.600 ± 0.707"}
+    figures = {what: figure for _, what, figure in pictures.figures(grouping.sections(records)[0], LOOKS)}
+    seconds, memory = figures["cost"].axes
+    np.testing.assert_allclose(seconds.lines[0].get_xydata(), [[10, 0.6], [100, 2.0]])
+    np.testing.assert_allclose(memory.lines[0].get_ydata(), [5, 50])
