@@ -26,7 +26,7 @@ from efa_addons.version import __version__
 LOG = "log.txt"
 REPORT_EVERY = 60  # seconds between lines of progress where no bar can be drawn
 # of the settings, what a finished run is recognised by, beside data and versions
-DECIDING = ("model", "training", "efa", "dynamics", "cost")
+DECIDING = ("model", "training", "efa", "base", "dynamics", "cost")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +37,7 @@ class Task:
     folder: Path
     job: Job
     environment: Environment
+    base: Task | None = None
 
     @property
     def label(self) -> str:
@@ -109,20 +110,22 @@ def run(
     specs = {cell.data.name: cell.data for cell in cells}
     data = {name: sources.write(folder / "data" / name, spec.source, spec.options) for name, spec in specs.items()}
     splits = {name: split(path) for name, path in data.items()}
-    tasks = [
-        Task(
-            cell,
-            folder / cell.name,
-            Job(_known(study, cell, splits[cell.data.name]), str(data[cell.data.name]), device, max(1, cores // parallel)),
-            environments[cell.host],
+    tasks: dict[str, Task] = {}
+    for cell in cells:  # bases come first
+        base = tasks[cell.base.name] if cell.base is not None else None
+        job = Job(
+            _known(study, cell, splits[cell.data.name], None if base is None else base.job.record),
+            str(data[cell.data.name]),
+            device,
+            max(1, cores // parallel),
+            None if base is None else str(base.folder),
         )
-        for cell in cells
-    ]
-    waiting = [task for task in tasks if not task.is_finished()]
+        tasks[cell.name] = Task(cell, folder / cell.name, job, environments[cell.host], base)
+    waiting = [task for task in tasks.values() if not task.is_finished()]
     if len(waiting) < len(tasks):
         print(f"{len(tasks) - len(waiting)} of {len(tasks)} runs are finished already")
     train(waiting, parallel)
-    return folder, [Record.read(task.folder / FILE) for task in tasks]
+    return folder, [Record.read(task.folder / FILE) for task in tasks.values()]
 
 
 def train(tasks: Sequence[Task], parallel: int) -> None:
@@ -134,8 +137,9 @@ def train(tasks: Sequence[Task], parallel: int) -> None:
         bars: dict[Task, TaskID] = {}
         try:
             while waiting or active:
-                while waiting and len(active) < parallel:
-                    task = waiting.pop(0)
+                while len(active) < parallel and (ready := [task for task in waiting if task.base not in {*waiting, *active}]):
+                    task = ready[0]
+                    waiting.remove(task)
                     active[task] = task.start()
                     bars[task] = progress.add_task(task.label, total=task.num_epochs)
                 time.sleep(0.5)
@@ -159,8 +163,8 @@ def train(tasks: Sequence[Task], parallel: int) -> None:
                 process.wait()
 
 
-def _known(study: Study, cell: Cell, split: Mapping[str, str]) -> dict[str, Any]:
-    """What is known of a cell's record before it is run."""
+def _known(study: Study, cell: Cell, split: Mapping[str, str], base: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is known of a cell's record before it is run; `base`: the same of the model that it goes on from."""
     return {
         "study": study.name,
         "size": study.size,
@@ -176,8 +180,9 @@ def _known(study: Study, cell: Cell, split: Mapping[str, str]) -> dict[str, Any]
             json.dumps(
                 {
                     "model": asdict(cell.model),
-                    "training": asdict(study.training),
+                    "training": asdict(cell.training),
                     "efa": cell.variant.efa,
+                    "base": None if base is None else {**base["settings"], "split": base["split"]},
                     "dynamics": asdict(study.dynamics) if study.dynamics else None,
                     "cost": asdict(study.cost) if study.cost else None,
                 }

@@ -26,6 +26,7 @@ from efa_addons.studies.sources import SOURCES, Source
 SIZES = ("quick", "paper", "tiny")
 # one seed, two epochs and a handful of structures: that every step runs, not what it finds
 TINY: dict[str, Any] = {"seeds": [0], "training": {"num_epochs": 2, "batch_size": 4}, "model": {"num_features": 4}}
+BASE = "base"  # name of its data and label of its variant
 T = TypeVar("T")
 
 
@@ -93,14 +94,24 @@ class DataSpec:
 
 
 @dataclass(frozen=True)
+class Base:
+    """What every model of a study goes on from: trained without EFA, once for each host and seed, on data of its own."""
+
+    data: DataSpec
+    training: TrainingSettings
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One training: a data set, a host, a variant and a seed."""
+    """One training: a data set, a host, a variant and a seed; `base`: the cell of the model that it goes on from."""
 
     data: DataSpec
     host: str
     variant: Variant
     model: ModelSettings
+    training: TrainingSettings
     seed: int
+    base: Cell | None = None
 
     @property
     def name(self) -> str:
@@ -116,6 +127,7 @@ class Study:
         title, question: of the report.
         units: "eV", or "arbitrary" where the energies are.
         literature: rows of the tables that are others' figures: data, label, source and metrics.
+        base: what the models go on from; none given: they are trained from scratch.
         dynamics: molecular dynamics with the trained models; none given: none.
         cost: time and memory against the number of atoms; none given: not measured.
     """
@@ -132,6 +144,7 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2)
     units: str = "eV"
     literature: tuple[Mapping[str, Any], ...] = ()
+    base: Base | None = None
     dynamics: Dynamics | None = None
     cost: Cost | None = None
 
@@ -165,6 +178,7 @@ class Study:
         if missing:
             raise EFAError(f"missing: {', '.join(missing)}.")
         model = _typed(ModelSettings, "model", content.get("model", {}))
+        training = _typed(TrainingSettings, "training", content.get("training", {}))
         hosts = tuple(content.get("hosts", HOSTS))
         _known("host", hosts, HOSTS)
         units = content.get("units", "eV")
@@ -178,11 +192,12 @@ class Study:
             data=tuple(_data(*entry, size) for entry in _mapping("data", content["data"]).items()),
             variants=tuple(_variant(*entry, hosts, model) for entry in _mapping("variants", content["variants"]).items()),
             model=model,
-            training=_typed(TrainingSettings, "training", content.get("training", {})),
+            training=training,
             hosts=hosts,
             seeds=tuple(content.get("seeds", (0, 1, 2))),
             units=units,
             literature=tuple(content.get("literature", ())),
+            base=_base(content["base"], training, size) if content.get("base") else None,
             dynamics=_typed(Dynamics, "dynamics", content["dynamics"]) if content.get("dynamics") else None,
             cost=_typed(Cost, "cost", content["cost"]) if content.get("cost") else None,
         )
@@ -190,11 +205,31 @@ class Study:
     def cells(self) -> Iterator[Cell]:
         """All trainings, seeds outermost: an interrupted study has compared something."""
         for seed in self.seeds:
+            bases = {host: self._base_cell(host, seed) for host in self.hosts}
+            yield from (cell for cell in bases.values() if cell is not None)
             for data in self.data:
                 for host in self.hosts:
                     for variant in self.variants:
                         if variant.hosts is None or host in variant.hosts:
-                            yield Cell(data, host, variant, dataclasses.replace(self.model, **variant.model), seed)
+                            model = dataclasses.replace(self.model, **variant.model)
+                            yield Cell(data, host, variant, model, self.training, seed, bases[host])
+
+    def _base_cell(self, host: str, seed: int) -> Cell | None:
+        if self.base is None:
+            return None
+        return Cell(self.base.data, host, Variant(BASE), self.model, self.base.training, seed)
+
+
+def _base(content: Any, training: TrainingSettings, size: str) -> Base:
+    content = dict(_mapping("base", content))
+    _known("key of base", content, ("data", "training"))
+    if "data" not in content:
+        raise EFAError("base: missing: data.")
+    changed = {} if size == "tiny" else _mapping("base: training", content.get("training", {}))
+    return Base(
+        _data(BASE, content["data"], size),
+        _typed(TrainingSettings, "base: training", {**dataclasses.asdict(training), **changed}),
+    )
 
 
 def _data(name: str, content: Any, size: str) -> DataSpec:
@@ -211,6 +246,8 @@ def _data(name: str, content: Any, size: str) -> DataSpec:
 
 def _variant(label: str, content: Any, hosts: tuple[str, ...], model: ModelSettings) -> Variant:
     options = dict(_mapping(f"variants: {label}", content or {}))
+    if label == BASE:
+        raise EFAError(f"a variant cannot be called {BASE}: that is what the study's base is called. Take another label.")
     _known(f"key of variant {label}", options, ("efa", "model", "hosts"))
     efa = options.get("efa")
     if efa is not None:

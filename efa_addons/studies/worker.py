@@ -29,6 +29,7 @@ from efa_addons.studies.study import ModelSettings, TrainingSettings
 from efa_addons.version import __version__
 
 JOB, PROGRESS = "job.json", "progress"
+NAME, TRAINING = "model", "training"  # of the host's model, and the folder it is trained in
 POLL = 0.5  # s
 
 
@@ -41,12 +42,14 @@ class Job:
         data: the folder of the data set.
         device: "cpu" or "cuda".
         threads: of torch.
+        base: the folder of the job whose model is trained further; none: from scratch.
     """
 
     record: dict[str, Any]
     data: str
     device: str
     threads: int
+    base: str | None = None
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,8 +75,13 @@ def run(folder: Path) -> Record:
 def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path) -> dict[str, Any]:
     settings, data = job.record["settings"], Path(job.data)
     model, training = ModelSettings(**settings["model"]), TrainingSettings(**settings["training"])
-    flags = host.settings(model, training, settings["efa"], job.record["seed"], elements(data), job.device)
-    run = Run(host, hosts.Variant("model", job.record["variant"], "study"), folder / "training", data, flags)
+    base = None
+    if job.base is not None:
+        base = host.model_file(NAME, Path(job.base) / TRAINING)
+        if not base.exists():
+            raise EFAError(f"there is no model to go on from: its training failed, see {job.base}.")
+    flags = host.settings(model, training, settings["efa"], job.record["seed"], elements(data), job.device, base)
+    run = Run(host, hosts.Variant(NAME, job.record["variant"], "study"), folder / TRAINING, data, flags)
     process = run.start(job.threads)
     while (code := process.poll()) is None:
         (folder / PROGRESS).write_text(str(host.epochs_done(run.folder)))

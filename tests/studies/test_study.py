@@ -54,6 +54,21 @@ def test_cells_are_data_hosts_variants_and_seeds():
     }
 
 
+BASE = {"data": {"source": "two_atoms", "num_train": 30, "r_max": 4.0}, "training": {"num_epochs": 5}}
+
+
+def test_a_base_is_a_cell_before_those_that_go_on_from_it():
+    cells = list(load(base=BASE, hosts=["mace", "painn"]).cells())
+    assert [cell.name for cell in cells[:2]] == ["base/mace/base/seed-0", "base/painn/base/seed-0"]
+    base = {cell.host: cell for cell in cells[:2]}
+    assert all(cell.base is base[cell.host] for cell in cells[2:7])
+    assert base["mace"].training.num_epochs == 5 and base["mace"].data.options["r_max"] == 4.0
+    assert base["mace"].variant.efa is None and cells[2].training.num_epochs == 10
+    for wrong, message in (({"data": BASE["data"], "lr": 1}, "lr"), ({"training": {}}, "missing: data")):
+        with pytest.raises(EFAError, match=message):
+            load(base=wrong)
+
+
 def test_sizes_change_what_they_name():
     paper, tiny = load("paper"), load("tiny")
     assert paper.training.num_epochs == 1000 and paper.training.batch_size == load().training.batch_size
@@ -75,6 +90,7 @@ def test_sizes_change_what_they_name():
         ({"variants": {"a": {"modell": {}}}}, "modell.*model"),
         ({"variants": {"a": {"hosts": ["painn"]}}, "hosts": ["mace"]}, "painn.*mace"),
         ({"units": "kcal"}, "kcal"),
+        ({"variants": {"base": {}}}, "cannot be called base"),
         ({"sizes": {"huge": {}}}, "huge.*quick"),
         ({"title": None, "variants": "all"}, "variants must be a mapping"),
     ],
@@ -169,6 +185,19 @@ def test_a_worker_that_dies_is_a_failed_run_and_the_others_go_on(tmp_path, fake,
     fake(SUCCEED)
     assert all(record.finished for record in run(tmp_path))  # what failed is tried again, and nothing else
     assert ran(tmp_path) == ["0 with EFA"]
+
+
+def test_what_goes_on_from_a_base_waits_for_it(tmp_path, fake):
+    records = run(tmp_path, base=BASE)
+    assert [record.variant for record in records] == ["base", "without EFA", "with EFA", "far"]
+    path = tmp_path / "out" / "runs"
+    assert path.read_text().splitlines()[0] == "0 base"
+    assert records[1].settings["base"]["training"]["num_epochs"] == 2 and records[0].settings["base"] is None  # tiny
+    ran(tmp_path)
+    run(tmp_path, base={**BASE, "data": {**BASE["data"], "seed": 3}})
+    assert ran(tmp_path) == ["0 base", "0 far", "0 with EFA", "0 without EFA"]
+    jobs = [json.loads(job.read_text())["base"] for job in sorted((tmp_path / "out" / "pairs").rglob("job.json"))]
+    assert jobs == [None, *[str(tmp_path / "out/pairs/tiny/base/mace/base/seed-0")] * 3]
 
 
 def test_data_are_made_once_and_anew_for_other_options(tmp_path):

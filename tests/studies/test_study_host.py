@@ -12,7 +12,9 @@ pytest.importorskip("ase")
 
 from efa_addons.cli import main
 from efa_addons.studies import hosts
+from efa_addons.studies.evaluate import evaluate
 from efa_addons.studies.record import read_all, same_split
+from efa_addons.studies.worker import NAME, TRAINING
 
 TWO_ATOMS = Path(__file__).parents[2] / "configs" / "studies" / "two_atoms.yaml"
 
@@ -48,3 +50,43 @@ def test_tiny_study_from_file_to_report(host, tmp_path, capsys):
     report = (out / "pairs" / "tiny" / "report.md").read_text()
     assert f"{hosts.LABELS[host]}, with EFA" in report and "broken" in report
     assert (out / "pairs" / "tiny" / "report.html").exists()
+
+
+@pytest.mark.parametrize("host", hosts.NAMES)
+def test_tiny_fine_tuning_goes_on_from_its_base(host, tmp_path):
+    pytest.importorskip(hosts.PACKAGES[host])
+    content = yaml.safe_load(TWO_ATOMS.read_text())
+    content["variants"] = {label: content["variants"][label] for label in ("without EFA", "with EFA")}
+    content["base"] = {"data": {"source": "two_atoms", "r_max": 4.0}}
+    content["training"]["lr"] = 1e-9  # so that it stays where it was
+    path = tmp_path / "pairs.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    command = [
+        "study",
+        str(path),
+        "--size",
+        "tiny",
+        "--out",
+        str(tmp_path),
+        "--hosts",
+        host,
+        "--python",
+        f"{host}={sys.executable}",
+    ]
+    assert main(command) == 0
+    found = {record.variant: record for record in read_all(tmp_path)}
+    assert {label: record.error for label, record in found.items()} == {"base": "", "without EFA": "", "with EFA": ""}
+    plain, efa = found["without EFA"], found["with EFA"]
+    assert found["base"].num_parameters == plain.num_parameters < efa.num_parameters
+    # an inserted EFA changes nothing, nor do steps of length zero
+    for record in (plain, efa):
+        assert record.profiles["scan"].energies == pytest.approx(_base_energies(tmp_path, host), abs=1e-5)
+
+
+def _base_energies(folder: Path, host: str) -> tuple[float, ...]:
+    """Of the base, on the scan of those that go on from it."""
+    below = folder / "pairs" / "tiny"
+    module = hosts.load(host)
+    calculator, _ = module.calculator(module.model_file(NAME, below / "base" / host / "base" / "seed-0" / TRAINING))
+    _, profiles = evaluate(calculator, below / "data" / "two_atoms")
+    return profiles["scan"].energies

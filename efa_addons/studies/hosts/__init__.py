@@ -73,8 +73,16 @@ class Host(Protocol):
         seed: int,
         elements: Sequence[str],
         device: str,
+        base: Path | None = None,
     ) -> Training:
-        """Of a study. `efa`: options of EFAConfig, none: without; elements: symbols; device: "cpu" or "cuda"."""
+        """Of a study.
+
+        Args:
+            efa: options of EFAConfig, none: without.
+            elements: symbols of all that occurs in the data.
+            device: "cpu" or "cuda".
+            base: a trained model without EFA to go on from, whose sizes count; none: from scratch.
+        """
 
     def prepare(self, folder: Path, train_file: Path) -> None:
         """Makes whatever else the command needs in `folder`."""

@@ -54,6 +54,7 @@ def settings(
     seed: int,
     elements: Sequence[str],
     device: str,
+    base: Path | None = None,
 ) -> Training:
     """The demonstration's, with sizes, epochs and learning rate of a study; some ten validations."""
     last = training.num_epochs - 1  # MACE counts from 0 and validates multiples of the interval: the last must be one
@@ -64,6 +65,8 @@ def settings(
         *(f"--max_num_epochs={training.num_epochs}", f"--eval_interval={every}", f"--batch_size={training.batch_size}"),
         *(f"--lr={training.lr}", f"--lr_scheduler_gamma={decay(training.num_epochs)}", f"--seed={seed}", f"--device={device}"),
     ]
+    if base is not None:
+        flags += [f"--foundation_model={base}", "--multiheads_finetuning=False", "--E0s=foundation"]
     if efa is not None:
         flags += ["--efa", *(f"--efa_{name}={_flag(value)}" for name, value in efa.items())]
     return Training((*TRAINING, *flags), training.num_epochs)

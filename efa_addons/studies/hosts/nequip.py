@@ -51,6 +51,7 @@ def settings(
     seed: int,
     elements: Sequence[str],
     device: str,
+    base: Path | None = None,
 ) -> Training:
     """The demonstration's, with sizes, epochs and learning rate of a study."""
     config = yaml.safe_load(_template())
@@ -62,7 +63,12 @@ def settings(
     module["lr_scheduler"]["scheduler"]["gamma"] = decay(training.num_epochs)
     sizes = {"num_layers": model.num_layers, "l_max": model.max_degree, "num_features": model.num_features}
     module["model"] |= sizes
-    if efa is None:
+    if base is not None:
+        module["model"] = {"_target_": "nequip.model.ModelFromCheckpoint", "checkpoint_path": str(base)}
+        if efa is not None:
+            options = {"seed": seed, "efa": _from_statistics(efa), "model": module["model"]}
+            module["model"] = {"_target_": "efa_addons.hosts.nequip.InsertEFA", **options}
+    elif efa is None:
         del module["model"]["efa"]
         module["model"]["_target_"] = "nequip.model.NequIPGNNModel"
     else:

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 from pytorch_lightning.callbacks import Callback
+from schnetpack.transform import Transform
+from schnetpack.utils import load_model
+from torch import Tensor, nn
 
+from efa_addons.hosts.painn.finetune import Base
 from efa_addons.studies import cumulene
 from efa_addons.studies.hosts import DISTRIBUTIONS, LABELS, Training, Variant, decay, script, valid_file
 from efa_addons.studies.hosts.epochs import EpochRecord, curve, epochs_done, seconds_per_epoch
@@ -55,6 +59,7 @@ def settings(
     seed: int,
     elements: Sequence[str],
     device: str,
+    base: Path | None = None,
 ) -> Training:
     """The demonstration's, with sizes, epochs and learning rate of a study."""
     config = yaml.safe_load(_template())
@@ -65,12 +70,46 @@ def settings(
     config["task"]["scheduler_args"]["gamma"] = decay(training.num_epochs)
     representation = config["model"]["representation"]
     representation |= {"n_atom_basis": model.num_features, "n_interactions": model.num_layers}
-    if efa is None:
+    if base is not None:
+        config["defaults"] = [
+            {"override /model": "efa_finetune"} if "override /model" in entry else entry
+            for entry in config["defaults"]
+            if "override /model/representation" not in entry
+        ]
+        config["model"] = {"path": str(base), "efa": None if efa is None else dict(efa), "seed": seed}
+        if efa is None:
+            config["model"]["_target_"] = f"{__name__}.without_efa"
+    elif efa is None:
         del representation["efa"]
         config["defaults"] = [{**entry, **PLAIN} if PLAIN.keys() & entry.keys() else entry for entry in config["defaults"]]
     else:
         representation["efa"] = dict(efa)
     return Training((), training.num_epochs, {CONFIG: HEAD + yaml.safe_dump(config, sort_keys=False)})
+
+
+class KeepsOffsets(Transform):
+    """Makes the data lose what a base model adds to its energies, as for a model with EFA."""
+
+    is_postprocessor = True
+
+    def __init__(self, base: Base) -> None:
+        super().__init__()
+        self.base: Base | None = base
+
+    def datamodule(self, value: Any) -> None:
+        if self.base is not None:
+            self.base.prepare(value)
+            self.base = None
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return inputs
+
+
+def without_efa(path: str, efa: None = None, seed: int = 0, **experiment: Any) -> nn.Module:
+    """A trained model to be trained further as it is: the control of `efa_addons.hosts.painn.InsertEFA`."""
+    model = load_model(path)
+    model.postprocessors.append(KeepsOffsets(Base.of(model, Path(path))))
+    return model
 
 
 def _template() -> str:
