@@ -161,6 +161,7 @@ def calculator(path: Path) -> tuple[Calculator, int]:
     from efa_addons.hosts.painn import load
 
     model = load(path).double()
-    neighbors = ASENeighborList(cutoff=float(model.representation.cutoff))
+    representation: Any = model.representation
+    neighbors = ASENeighborList(cutoff=float(representation.cutoff))
     found = SpkCalculator(model, neighbors, energy_unit="eV", position_unit="Ang", dtype=torch.float64)
     return found, sum(p.numel() for p in model.parameters())
