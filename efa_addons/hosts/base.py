@@ -84,6 +84,15 @@ def refuse_other_settings(wanted: EFAConfig | None, carried: EFAConfig) -> None:
         )
 
 
+def refuse_other_elements(structures: Sequence[Atoms], elements: Sequence[str]) -> None:
+    """Raises for structures of elements that a model does not know."""
+    others = sorted({symbol for atoms in structures for symbol in atoms.symbols} - set(elements))
+    if others:
+        raise EFAError(
+            f"the structures have {', '.join(others)}, the model knows {', '.join(elements)}: give structures of these."
+        )
+
+
 def parameters_of(model: nn.Module, layers: Mapping[str, LayerWithEFA]) -> dict[str, nn.Parameter]:
     """The parameters of the blocks by their names in the model."""
     ids = {id(parameter) for layer in layers.values() for parameter in layer.block.parameters()}

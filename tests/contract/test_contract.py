@@ -320,6 +320,15 @@ def test_what_does_not_attend_has_no_kernels(host):
             kernels.effective_kernels(host.adapter, model, structures)
 
 
+def test_structures_of_other_elements_are_refused(host):
+    structures = [ethanol(), molecule("SiH4"), molecule("NH3")]
+    if host.any_element:
+        assert kernels.effective_kernels(host.adapter, host.with_efa(SMALL), structures)
+        return
+    with pytest.raises(EFAError, match="have N, Si, the model knows H, C, O"):
+        kernels.effective_kernels(host.adapter, host.with_efa(SMALL), structures)
+
+
 def test_errors_say_what_was_given(host):
     stock, model = host.stock(), host.with_efa(SMALL)
     for refused, message in (

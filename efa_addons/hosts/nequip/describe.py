@@ -71,6 +71,7 @@ def cutoff_of(model: nn.Module) -> float:
 def batch_of(model: nn.Module, structures: Sequence[Atoms]) -> AtomicDataDict.Type:
     """What NequIP's data loader makes of structures whose chemical symbols are the model's types."""
     types = _types(model)
+    base.refuse_other_elements(structures, types)
     to_types = ChemicalSpeciesToAtomTypeMapper(types, chemical_species_to_atom_type_map={name: name for name in types})
     to_neighbors = NeighborListTransform(r_max=cutoff_of(model))
     return AtomicDataDict.batched_from_list([to_neighbors(to_types(from_ase(atoms))) for atoms in structures])
