@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_strip(verbs)
     _add_convert(verbs)
     _add_inspect(verbs)
+    _add_kernels(verbs)
     _add_demo(verbs)
     _add_study(verbs)
     _add_report(verbs)
@@ -77,6 +78,21 @@ def _add_inspect(verbs: Verbs) -> None:
     parser.add_argument("input", metavar="FILE", type=Path, help="a model, in the host's format or the portable one")
     parser.add_argument("--data", type=Path, metavar="FILE", help="structures (any format of ASE) to measure EFA's outputs on")
     parser.set_defaults(run=_inspect)
+
+
+def _add_kernels(verbs: Verbs) -> None:
+    parser = verbs.add_parser("kernels", help="plot what a trained block attends to: its attention weights against distance")
+    _add_host(parser)
+    parser.add_argument("input", metavar="FILE", type=Path, help="a model with EFA, in the host's format or the portable one")
+    parser.add_argument("--data", type=Path, metavar="FILE", required=True, help="structures (any format of ASE) to look at")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("kernels.png"),
+        metavar="FILE",
+        help="the picture (default: kernels.png); the numbers go beside it, to a file that ends in .csv",
+    )
+    parser.set_defaults(run=_kernels)
 
 
 def _add_host(parser: argparse.ArgumentParser) -> None:
@@ -202,6 +218,18 @@ def _inspect(args: argparse.Namespace) -> None:
             f"{portable.host_version}"
         )
     print(host.inspect(host.load(args.input), None if args.data is None else _structures(args.data)))
+
+
+def _kernels(args: argparse.Namespace) -> None:
+    from efa_addons.studies import kernels
+
+    kernels.check_name(args.out)
+    host = _host(args)
+    layers = kernels.effective_kernels(host, host.load(args.input), _structures(args.data))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    kernels.plot(args.out, layers)
+    kernels.write_csv(args.out.with_suffix(".csv"), layers)
+    print("\n".join([kernels.describe(layer) for layer in layers] + [f"{args.out}, {args.out.with_suffix('.csv')}"]))
 
 
 def _host(args: argparse.Namespace) -> ModuleType:
