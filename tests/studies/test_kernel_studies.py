@@ -15,12 +15,20 @@ from ase.build import molecule
 
 from efa_addons import EFAError, EuclideanFastAttention
 from efa_addons.cli import main
+from efa_addons.dtype import default_dtype
 from efa_addons.hosts.base import Attended
 from efa_addons.nn.kernels import pair_kernels
 from efa_addons.studies import kernels
 
 STRUCTURES = [molecule("CH3OH"), molecule("H2O"), Atoms("C"), molecule("HCOOH")]
 CUTOFF = 1.5
+
+
+@pytest.fixture(autouse=True)
+def single_precision():
+    """Hosts change torch's default, and tests before these have used one."""
+    with default_dtype(torch.float32):
+        yield
 
 
 class Host:
