@@ -197,12 +197,13 @@ def mace_step(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
     if importlib.util.find_spec("mace") is None:
         yield Row("MACE", "MACE", "inference", status="not installed")
         return
-    from benchmarks.common import cluster, largest_distance, task
+    from benchmarks.common import largest_distance, task
+    from efa_addons.studies.cost import droplet
     from benchmarks.mace import stock_model
     from efa_addons.hosts.mace import insert_efa
     from efa_addons.hosts.mace.probe import batch_of
 
-    structures = [cluster(5 if quick else 1000, 0)]
+    structures = [droplet(5 if quick else 1000, ("H", "C"))]
     stock = stock_model(4 if quick else 64)
     efa = insert_efa(stock, EFAConfig(max_length=1.2 * largest_distance(structures), method="quadrature"))
     batch = {key: value.to(device) for key, value in batch_of(stock, structures).items()}
