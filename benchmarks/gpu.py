@@ -198,10 +198,10 @@ def mace_step(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
         yield Row("MACE", "MACE", "inference", status="not installed")
         return
     from benchmarks.common import largest_distance, task
-    from efa_addons.studies.cost import droplet
     from benchmarks.mace import stock_model
     from efa_addons.hosts.mace import insert_efa
     from efa_addons.hosts.mace.probe import batch_of
+    from efa_addons.studies.cost import droplet
 
     structures = [droplet(5 if quick else 1000, ("H", "C"))]
     stock = stock_model(4 if quick else 64)
