@@ -11,17 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from efa_addons.memory import PeakMemory
+from efa_addons.studies.cost import droplet
 
 if TYPE_CHECKING:  # the core's benchmarks need no ase
     from ase import Atoms
-
-SPACING = 1.6  # Å, about the density of a molecule
 
 
 def options(description: str | None, repeats: int) -> argparse.ArgumentParser:
@@ -47,21 +45,10 @@ def least(tasks: Sequence[Callable[[], None]], repeats: int) -> list[float]:
     return times
 
 
-def cluster(num_atoms: int, seed: int) -> Atoms:
-    """Carbon and hydrogen on a rattled cubic lattice, as compact as a droplet."""
-    from ase import Atoms
-
-    rng = np.random.default_rng(seed)
-    side = int(np.ceil(num_atoms ** (1 / 3))) + 2
-    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3), axis=-1).reshape(-1, 3) - (side - 1) / 2
-    nearest = grid[np.argsort(np.linalg.norm(grid, axis=1), kind="stable")[:num_atoms]]
-    return Atoms(numbers=rng.choice([1, 6], num_atoms), positions=SPACING * nearest + rng.normal(scale=0.1, size=nearest.shape))
-
-
 def clusters(quick: bool) -> list[list[Atoms]]:
     """Batches of clusters: one of molecules, one of a single droplet."""
     sizes = [(4, 2), (20, 1)] if quick else [(20, 16), (1000, 1)]
-    return [[cluster(num_atoms, seed) for seed in range(num_graphs)] for num_atoms, num_graphs in sizes]
+    return [[droplet(num_atoms, ("H", "C"), seed) for seed in range(num_graphs)] for num_atoms, num_graphs in sizes]
 
 
 def largest_distance(structures: Sequence[Atoms]) -> float:

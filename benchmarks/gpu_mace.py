@@ -13,6 +13,7 @@ from efa_addons import EFAConfig
 
 E3NN, CUEQ = "MACE", "MACE, cuEquivariance"
 WITH = " with EFA"
+ELEMENTS = ("H", "C")
 TASKS = {"inference": False, "training step": True}
 
 
@@ -21,12 +22,15 @@ def mace(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
     if importlib.util.find_spec("mace") is None:
         yield Row("MACE", E3NN, "inference", status="not installed")
         return
-    from benchmarks.common import cluster, largest_distance
+    from benchmarks.common import largest_distance
     from benchmarks.mace import stock_model
     from efa_addons.hosts.mace import insert_efa
     from efa_addons.hosts.mace.probe import batch_of
+    from efa_addons.studies.cost import droplet
 
-    batches = [[cluster(5, 0)]] if quick else [[cluster(1000, 0)], [cluster(20, seed) for seed in range(50)]]
+    batches = (
+        [[droplet(5, ELEMENTS, 0)]] if quick else [[droplet(1000, ELEMENTS, 0)], [droplet(20, ELEMENTS, s) for s in range(50)]]
+    )
     stock = stock_model(4 if quick else 64)
     longest = max(largest_distance(structures) for structures in batches)
     efa = insert_efa(stock, EFAConfig(max_length=1.2 * longest, method="quadrature"))

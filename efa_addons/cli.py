@@ -32,7 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     _add_strip(verbs)
     _add_convert(verbs)
     _add_inspect(verbs)
+    _add_kernels(verbs)
     _add_demo(verbs)
+    _add_study(verbs)
+    _add_report(verbs)
     _add_doctor(verbs)
     args = parser.parse_args(argv)
     try:
@@ -77,6 +80,21 @@ def _add_inspect(verbs: Verbs) -> None:
     parser.set_defaults(run=_inspect)
 
 
+def _add_kernels(verbs: Verbs) -> None:
+    parser = verbs.add_parser("kernels", help="plot what a trained block attends to: its attention weights against distance")
+    _add_host(parser)
+    parser.add_argument("input", metavar="FILE", type=Path, help="a model with EFA, in the host's format or the portable one")
+    parser.add_argument("--data", type=Path, metavar="FILE", required=True, help="structures (any format of ASE) to look at")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("kernels.png"),
+        metavar="FILE",
+        help="the picture (default: kernels.png); the numbers go beside it, to a file that ends in .csv",
+    )
+    parser.set_defaults(run=_kernels)
+
+
 def _add_host(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", choices=HOSTS, default=HOSTS[0], help=f"architecture of the model (default: {HOSTS[0]})")
 
@@ -96,6 +114,40 @@ def _add_demo(verbs: Verbs) -> None:
     parser.add_argument("--quick", action="store_true", help="a minute's version of every step; its figures mean nothing")
     parser.add_argument("--seed", type=int, default=0, help="seed of data and training (default: 0)")
     parser.set_defaults(run=_demo)
+
+
+def _add_study(verbs: Verbs) -> None:
+    parser = verbs.add_parser("study", help="hosts with and without EFA compared on the data of a study: all its trainings")
+    parser.add_argument("study", metavar="FILE", type=Path, help="of configs/studies, or one like them")
+    parser.add_argument(
+        "--size", default="quick", help="quick (the default), paper (for a GPU), or tiny (that every step runs)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("studies-out"), metavar="DIR", help="folder (default: studies-out)")
+    parser.add_argument("--hosts", nargs="+", choices=DEMO_HOSTS, help="some of the study's (default: all)")
+    parser.add_argument(
+        "--python",
+        action="append",
+        default=[],
+        type=_host_python,
+        metavar="HOST=PATH",
+        help="the interpreter of an environment with a host (default: this one, or tox's, which is made if need be)",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what trains (default: %(default)s)")
+    parser.add_argument("--parallel", type=int, help="trainings at a time (default: the number of cores; on a GPU one)")
+    parser.set_defaults(run=_study)
+
+
+def _host_python(text: str) -> tuple[str, Path]:
+    host, _, path = text.partition("=")
+    if host not in DEMO_HOSTS or not path:
+        raise argparse.ArgumentTypeError(f"must be HOST=PATH with a host of {', '.join(DEMO_HOSTS)}, got {text}")
+    return host, Path(path)
+
+
+def _add_report(verbs: Verbs) -> None:
+    parser = verbs.add_parser("report", help="tables, pictures and a page from the runs of studies")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder with runs; the report is written into it")
+    parser.set_defaults(run=_report)
 
 
 def _add_doctor(verbs: Verbs) -> None:
@@ -168,6 +220,18 @@ def _inspect(args: argparse.Namespace) -> None:
     print(host.inspect(host.load(args.input), None if args.data is None else _structures(args.data)))
 
 
+def _kernels(args: argparse.Namespace) -> None:
+    from efa_addons.studies import kernels
+
+    kernels.check_name(args.out)
+    host = _host(args)
+    layers = kernels.effective_kernels(host, host.load(args.input), _structures(args.data))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    kernels.plot(args.out, layers)
+    kernels.write_csv(args.out.with_suffix(".csv"), layers)
+    print("\n".join([kernels.describe(layer) for layer in layers] + [f"{args.out}, {args.out.with_suffix('.csv')}"]))
+
+
 def _host(args: argparse.Namespace) -> ModuleType:
     """The adapter module, once it is clear that the files are as they should be."""
     if not args.input.exists():
@@ -185,6 +249,22 @@ def _demo(args: argparse.Namespace) -> None:
     from efa_addons.studies import demo
 
     demo.run(args.out, args.host, quick=args.quick, seed=args.seed)
+
+
+def _study(args: argparse.Namespace) -> None:
+    from efa_addons.studies import runner, study_report
+    from efa_addons.studies.study import Study
+
+    study = Study.load(args.study, args.size)
+    options = {"pythons": dict(args.python), "hosts": args.hosts, "device": args.device, "parallel": args.parallel}
+    folder, _ = runner.run(study, args.out, **options)
+    study_report.write(folder)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from efa_addons.studies import study_report
+
+    study_report.write(args.folder)
 
 
 def _doctor(args: argparse.Namespace) -> None:

@@ -132,7 +132,7 @@ def check_types(options: Any) -> None:
 
 def _coerce(name: str, hint: Any, value: Any) -> Any:
     """`value` as the type that `hint` allows; YAML gives lists for tuples and integers for floats."""
-    kinds = typing.get_args(hint) or (hint,)
+    kinds = (hint,) if typing.get_origin(hint) is tuple else typing.get_args(hint) or (hint,)
     if value is None and type(None) in kinds:
         return None
     if isinstance(value, bool):
@@ -154,7 +154,7 @@ def _coerce(name: str, hint: Any, value: Any) -> Any:
             except TypeError:
                 break
     expected = " or ".join(_kind_name(kind) for kind in kinds)
-    raise EFAError(f"EFA option {name} must be {expected}, got {value!r} ({type(value).__name__}).")
+    raise EFAError(f"option {name} must be {expected}, got {value!r} ({type(value).__name__}).")
 
 
 def _is_number(text: str) -> bool:

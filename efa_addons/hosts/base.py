@@ -84,6 +84,15 @@ def refuse_other_settings(wanted: EFAConfig | None, carried: EFAConfig) -> None:
         )
 
 
+def refuse_other_elements(structures: Sequence[Atoms], elements: Sequence[str]) -> None:
+    """Raises for structures of elements that a model does not know."""
+    others = sorted({symbol for atoms in structures for symbol in atoms.symbols} - set(elements))
+    if others:
+        raise EFAError(
+            f"the structures have {', '.join(others)}, the model knows {', '.join(elements)}: give structures of these."
+        )
+
+
 def parameters_of(model: nn.Module, layers: Mapping[str, LayerWithEFA]) -> dict[str, nn.Parameter]:
     """The parameters of the blocks by their names in the model."""
     ids = {id(parameter) for layer in layers.values() for parameter in layer.block.parameters()}
@@ -140,6 +149,40 @@ def contributions(
         for hook in hooks:
             hook.remove()
     return {name: (found[name, "efa"], found[name, "local"]) for name in layers}
+
+
+class Attended(NamedTuple):
+    """What one call gave to an attention; see `EuclideanFastAttention.forward`."""
+
+    attention: EuclideanFastAttention
+    inputs: Tensor
+    positions: Tensor
+    batch: Tensor | None
+
+
+def attended(layers: Mapping[str, LayerWithEFA], run: Callable[[], Any]) -> dict[str, list[Attended]]:
+    """For each layer with EFA: what its attention is called with, once for each step of the host that the layer serves.
+
+    Args:
+        layers: of a model that attends (no emulated ones).
+        run: computes the model on some structures.
+    """
+    found: dict[str, list[Attended]] = {name: [] for name in layers}
+
+    def keep(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(attention: nn.Module, given: tuple[Any, ...]) -> None:
+            inputs, positions, batch = given[:3]
+            found[name].append(Attended(attention, inputs.detach(), positions.detach(), batch))
+
+        return hook
+
+    hooks = [layer.block.attention.register_forward_pre_hook(keep(name)) for name, layer in layers.items()]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def describe(

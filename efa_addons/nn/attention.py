@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -289,16 +289,19 @@ class EuclideanFastAttention(nn.Module):
         check_graphs(batch, num_graphs)
         positions = center_positions(positions, batch, num_graphs).to(_phase_dtype(inputs))
 
+        q, k, v = self.project(inputs)
+        z = self._sum(q, k, v, positions, batch, num_graphs)
+        out = self.couple(z) if self.tensor_integration else z.squeeze(1)
+        return out.unflatten(1, self.output_shape)
+
+    def project(self, inputs: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """q (scaled by D_qk^(-1/2)/normalization), k (N, K_qk, F_qk) and v (N, K_v, F_v) as they enter the sum, from inputs."""
         x = inputs.flatten(1, 2)
         q, k, v = self.q(x), self.k(x), self.fill_v(self.v(x))
         if self.activation != "identity":
             q = q * gate(self.activation, q[:, :1])
             k = k * gate(self.activation, k[:, :1])
-        q = q * self.scale_qk
-
-        z = self._sum(q, k, v, positions, batch, num_graphs)
-        out = self.couple(z) if self.tensor_integration else z.squeeze(1)
-        return out.unflatten(1, self.output_shape)
+        return q * self.scale_qk, k, v
 
     def _sum(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
         """Z (N, A, K_v, F_v), every graph by the method that is its own: what else is in the batch does not change it."""

@@ -152,8 +152,8 @@ def _features(x: Tensor, r: Tensor, frequencies: Tensor, grid: Grid, group: int,
     channels, directions = grid.num_channels[group], grid.num_directions[group]
     channel, direction = sum(grid.num_channels[:group]), sum(grid.num_directions[:group])
     u = grid.directions[direction : direction + directions].unsqueeze(-1)
-    points = r.unsqueeze(2)
-    along = points[:, 0] * u[:, 0] + points[:, 1] * u[:, 1] + points[:, 2] * u[:, 2]
+    # not r[:, 0] * u[:, 0] + …: inductor 2.13 gets the gradient of that wrong, in float32 and for symbolic sizes on CPUs
+    along = (r.unsqueeze(1) * u).sum(2)
     theta = along.unsqueeze(2) * frequencies[channel : channel + channels].unsqueeze(1)
     cos, sin = torch.cos(theta), torch.sin(theta)
     phase = torch.stack([sin, -cos] if turned else [cos, sin], dim=2)

@@ -6,24 +6,23 @@ in radians, lengths in Å, energies in eV, forces in eV/Å.
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from rich.progress import Progress
+
+from efa_addons.studies.common import ENERGY, FORCES, METHOD, label, random_rotation, relaxed, require, track
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-METHOD = "GFN2-xTB"
-ENERGY, FORCES, TWIST = "REF_energy", "REF_forces", "twist"
+__all__ = ["ENERGY", "FORCES"]
+
+TWIST = "twist"
 DISPLACEMENT = 0.03
 FILES = ("train.xyz", "test.xyz", "scan.xyz")
 
@@ -68,30 +67,13 @@ def cumulene(twist: float, shape: Shape | None = None, num_carbons: int = 9) -> 
     return ase.Atoms(f"C{num_carbons}H4", _positions(twist, shape, num_carbons), info={TWIST: float(twist)})
 
 
-def label(atoms: Atoms) -> Atoms:
-    """A copy of `atoms` with energy (info REF_energy, eV) and forces (arrays REF_forces, eV/Å); about 10 ms for C9H4."""
-    calculator = require("tblite.ase", "data").TBLite
-    result = atoms.copy()
-    atoms = atoms.copy()
-    atoms.calc = calculator(method=METHOD, verbosity=0)
-    with one_thread():
-        result.info[ENERGY] = float(atoms.get_potential_energy())
-        result.arrays[FORCES] = atoms.get_forces()
-    return result
-
-
 def relax(twist: float, shape: Shape, num_carbons: int = 9) -> Shape:
     """The shape of lowest energy at fixed twist."""
-    from scipy.optimize import minimize
 
-    def energy_and_gradient(vector: np.ndarray) -> tuple[float, np.ndarray]:
-        atoms = label(cumulene(twist, Shape.from_vector(vector), num_carbons))
-        return atoms.info[ENERGY], -_jacobian(twist, vector, num_carbons) @ atoms.arrays[FORCES].ravel()
+    def build(vector: np.ndarray) -> Atoms:
+        return cumulene(twist, Shape.from_vector(vector), num_carbons)
 
-    result = minimize(energy_and_gradient, shape.vector, jac=True, method="BFGS", options={"gtol": 1e-4})
-    if np.abs(result.jac).max() > 1e-2:
-        raise RuntimeError(f"relaxation at twist {math.degrees(twist):.1f}° did not converge: {result.message}")
-    return Shape.from_vector(result.x)
+    return Shape.from_vector(relaxed(build, shape.vector, f"twist {math.degrees(twist):.1f}°"))
 
 
 def relaxed_scan(
@@ -99,14 +81,16 @@ def relaxed_scan(
 ) -> tuple[list[Atoms], list[Shape]]:
     """Labelled structures and shapes relaxed at `num_twists` twists from 0 to 90 degrees."""
     shape, structures, shapes = Shape.guess(num_carbons), [], []
-    for twist in _track(np.linspace(0, math.pi / 2, num_twists), "relaxed torsion scan", progress):
+    for twist in track(np.linspace(0, math.pi / 2, num_twists), "relaxed torsion scan", progress):
         shape = relax(twist, shape, num_carbons)
         shapes.append(shape)
         structures.append(label(cumulene(twist, shape, num_carbons)))
     return structures, shapes
 
 
-def sample(shapes: list[Shape], num: int, seed: int | np.random.SeedSequence, num_carbons: int = 9) -> list[Atoms]:
+def sample(
+    shapes: list[Shape], num: int, seed: int | np.random.SeedSequence | np.random.Generator, num_carbons: int = 9
+) -> list[Atoms]:
     """Unlabelled structures: twist uniform in [0, π], shape as relaxed there, Gaussian displacements, random orientation.
 
     `shapes` are those of a scan from 0 to 90 degrees; E(twist) = E(π - twist) serves the rest.
@@ -120,7 +104,7 @@ def sample(shapes: list[Shape], num: int, seed: int | np.random.SeedSequence, nu
         folded = min(twist, math.pi - twist)
         atoms = cumulene(twist, Shape.from_vector([np.interp(folded, scanned, column) for column in columns]), num_carbons)
         moved = atoms.positions + rng.normal(scale=DISPLACEMENT, size=atoms.positions.shape)
-        atoms.positions = moved @ _random_rotation(rng).T
+        atoms.positions = moved @ random_rotation(rng).T
         structures.append(atoms)
     return structures
 
@@ -154,7 +138,7 @@ def make(folder: Path | str, seed: int = 0, num_train: int = 300, num_test: int 
         # separate streams: the test set stays the same when the training set grows
         seeds = np.random.SeedSequence(seed).spawn(2)
         train, test = (
-            [label(atoms) for atoms in _track(sample(shapes, num, stream), f"{METHOD}, {name} set", progress)]
+            [label(atoms) for atoms in track(sample(shapes, num, stream), f"{METHOD}, {name} set", progress)]
             for name, num, stream in zip(("training", "test"), (num_train, num_test), seeds, strict=True)
         )
     for name, structures in zip(FILES, (train, test, scan), strict=True):
@@ -190,42 +174,3 @@ def _positions(twist: float, shape: Shape, num_carbons: int) -> np.ndarray:
         x, y = across * math.cos(side * twist / 2), across * math.sin(side * twist / 2)
         positions += [(x, y, end + side * along), (-x, -y, end + side * along)]
     return np.array(positions)
-
-
-def _jacobian(twist: float, vector: np.ndarray, num_carbons: int, step: float = 1e-5) -> np.ndarray:
-    """d positions / d shape, (num_parameters, 3 num_atoms), by central differences of the geometry alone."""
-    moved = [
-        [_positions(twist, Shape.from_vector(vector + sign * step * unit), num_carbons) for sign in (1, -1)]
-        for unit in np.eye(len(vector))
-    ]
-    return np.array([((plus - minus) / (2 * step)).ravel() for plus, minus in moved])
-
-
-def _random_rotation(rng: np.random.Generator) -> np.ndarray:
-    """A rotation matrix, uniform over SO(3)."""
-    from scipy.spatial.transform import Rotation
-
-    return Rotation.from_quat(rng.normal(size=4)).as_matrix()
-
-
-def _track(items: Iterable[Any], description: str, progress: Progress | None) -> Iterable[Any]:
-    return items if progress is None else progress.track(items, description=description)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """For 13 atoms OpenMP's waiting threads only cost, on a busy machine 30 times the work; tblite shares torch's OpenMP."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def require(module: str, extra: str) -> Any:
-    """The imported module, or an ImportError that says what to install."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"this study needs {module} ({error}); install it with: pip install efa-addons[{extra}]") from error

@@ -9,13 +9,12 @@ import csv
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from efa_addons.studies import cumulene
+from efa_addons.studies import cumulene, tables
+from efa_addons.studies.drawing import LOOKS, MODEL, REFERENCE, Look, finish, panels
 from efa_addons.studies.results import HostResults, Profile, Result, collect
 
 # column of the table (lines of its head) -> how to write a Result in it
@@ -29,11 +28,11 @@ COLUMNS = {
     ("s per", "epoch"): lambda r: f"{r.seconds_per_epoch:.1f}",
 }
 
-# kind of variant -> its name in the legend, and its style: Okabe-Ito colours, told apart by line and marker, too
-STYLES: dict[str, tuple[str, dict[str, Any]]] = {
-    "plain": ("without EFA", {"color": "#D55E00", "marker": "s", "linestyle": "--"}),
-    "efa": ("with EFA", {"color": "#0072B2", "marker": "o", "linestyle": "-"}),
-    "scalar": ("with EFA of scalars only", {"color": "#009E73", "marker": "^", "linestyle": ":"}),
+# kind of variant -> its name in the legend, and its style
+STYLES: dict[str, tuple[str, Look]] = {
+    "plain": ("without EFA", LOOKS[0]),
+    "efa": ("with EFA", LOOKS[1]),
+    "scalar": ("with EFA of scalars only", LOOKS[2]),
 }
 
 
@@ -60,19 +59,16 @@ def write(folder: Path, data: Path) -> None:
 
 def rich_table(results: Sequence[Result]) -> Table:
     """The table for a terminal of 80 columns."""
-    table = Table(title="cumulene torsion", box=SIMPLE, collapse_padding=True, pad_edge=False)
-    for i, head in enumerate(COLUMNS):
-        table.add_column("\n".join(head), justify="right" if i else "left", no_wrap=True)
-    for result in results:
-        table.add_row(*(text(result) for text in COLUMNS.values()))
-    return table
+    return tables.rich("cumulene torsion", list(COLUMNS), _rows(results))
 
 
 def markdown_table(results: Sequence[Result]) -> str:
     """The same in Markdown."""
-    rows = [[" ".join(head).replace("- ", "") for head in COLUMNS], ["---"] + ["---:"] * (len(COLUMNS) - 1)]
-    rows += [[text(result) for text in COLUMNS.values()] for result in results]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return tables.markdown(list(COLUMNS), _rows(results))
+
+
+def _rows(results: Sequence[Result]) -> list[list[str]]:
+    return [[text(result) for text in COLUMNS.values()] for result in results]
 
 
 def _short(value: float) -> str:
@@ -81,24 +77,13 @@ def _short(value: float) -> str:
 
 def plot(path: Path, found: Sequence[HostResults], reference: Profile) -> None:
     """Torsion profiles, a panel per host: the reference as a black line, every model shifted to the reference's mean."""
-    from matplotlib.figure import Figure
-
-    width = 5.6 if len(found) == 1 else 3.5 * len(found)
-    figure = Figure(figsize=(width, 4.2), layout="constrained")
-    row = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-    legend = {}
-    for axes, host in zip(row, found, strict=True):
-        (line,) = axes.plot(reference.twists, reference.aligned(reference), color="black", linewidth=2.5)
-        legend[cumulene.METHOD] = line
+    figure, grid = panels([host.label for host in found])
+    for axes, host in zip(grid[0], found, strict=True):
+        axes.plot(reference.twists, reference.aligned(reference), label=cumulene.METHOD, **REFERENCE)
         for result in host.results:
-            label, style = STYLES[result.kind]
-            look = {"linewidth": 1.6, "markersize": 5.5, "markerfacecolor": "white", **style}
-            (legend[label],) = axes.plot(result.profile.twists, result.profile.aligned(reference), **look)
-        axes.set(title=host.label, xlim=(-3, 93), xticks=range(0, 91, 30 if len(found) > 1 else 15))
-        axes.grid(color="0.9")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    row[0].set_ylabel(f"energy above the minimum of {cumulene.METHOD} (eV)")
-    figure.supxlabel("twist of the two CH$_2$ groups of a cumulene, C$_9$H$_4$ (degrees)", fontsize="medium")
-    figure.legend(legend.values(), legend.keys(), frameon=False, loc="outside upper center", ncols=min(4, len(found) + 1))
-    figure.savefig(path, dpi=160)
+            label, look = STYLES[result.kind]
+            axes.plot(result.profile.twists, result.profile.aligned(reference), label=label, **{**MODEL, **look})
+        axes.set(xlim=(-3, 93), xticks=range(0, 91, 30 if len(found) > 1 else 15))
+    grid[0, 0].set_ylabel(f"energy above the minimum of {cumulene.METHOD} (eV)")
+    label = "twist of the two CH$_2$ groups of a cumulene, C$_9$H$_4$ (degrees)"
+    finish(figure, label, columns=min(4, len(found) + 1)).savefig(path, dpi=160)

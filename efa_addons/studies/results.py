@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from efa_addons.studies import cumulene
+from efa_addons.studies.common import one_thread
 from efa_addons.studies.hosts import NAMES
 from efa_addons.studies.runs import Run, digest
 
@@ -85,7 +86,7 @@ def evaluate(run: Run, data: Path) -> Result:
     dtype = torch.get_default_dtype()
     try:
         calculator, parameters = run.host.calculator(run.model)
-        energies, forces = _predict(calculator, [*test, *scan])
+        energies, forces = predict(calculator, [*test, *scan])
     finally:
         torch.set_default_dtype(dtype)  # calculators change it
     wanted = np.array([atoms.info[cumulene.ENERGY] for atoms in test])
@@ -142,10 +143,10 @@ def _digest(data: Path) -> str:
     return digest(b"".join((data / name).read_bytes() for name in cumulene.FILES))
 
 
-def _predict(calculator: Calculator, structures: Sequence[Atoms]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Energies (eV) and forces (eV/Å)."""
+def predict(calculator: Calculator, structures: Sequence[Atoms]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Energies (eV) and forces (eV/Å) of structures, one by one."""
     energies, forces = [], []
-    with cumulene.one_thread():
+    with one_thread():
         for atoms in structures:
             calculator.calculate(atoms, properties=["energy", "forces"])
             energies.append(float(calculator.results["energy"]))

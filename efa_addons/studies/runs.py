@@ -96,3 +96,8 @@ class Run:
 
 def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def split(data: Path) -> dict[str, str]:
+    """A digest of each file of a folder of data."""
+    return {path.stem: digest(path.read_bytes()) for path in sorted(data.glob("*.xyz"))}

@@ -31,6 +31,7 @@ class Case(ABC):
     adapter: ModuleType  # efa_addons.hosts.<name>
     suffix: str  # of the host's own file
     too_slow_to_export: tuple[str, ...] = ()  # configurations that other tests of the host export
+    any_element = False  # the host's models compute structures of every element
     size = 0.4  # of random weights in the blocks
     tolerance = 1e-9  # of the host without EFA, for symmetries in float64
 

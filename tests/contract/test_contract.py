@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from itertools import permutations
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,8 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 
 from efa_addons import EFAConfig, EFAError, EFAWarning
+from efa_addons.cli import main
+from efa_addons.studies import kernels
 
 SMALL = EFAConfig(max_length=9.0, normalization=4.0, num_features_qk=4, num_features_v=4, mlp_features=8)
 CONFIGS = {
@@ -273,6 +277,56 @@ def test_what_a_model_says_of_its_efa(host):
     assert text.count("norm of EFA's output") == 2
     assert "untrained" in host.adapter.inspect(host.adapter.insert_efa(host.stock(), SMALL), [ethanol()])
     assert "no EFA" in host.adapter.inspect(host.stock())
+
+
+def test_what_it_attends_to(host, tmp_path):
+    """Every layer, every degree; pairs are where the structures have them, so atoms are the model's in their order."""
+    structures = [ethanol(), molecule("H2O")]
+    for config, found in ((SMALL, 3), (CONFIGS["all degrees"], 9), (CONFIGS["one layer"], 1)):
+        layers = kernels.effective_kernels(host.adapter, host.with_efa(config), structures)
+        assert len(layers) == found and {layer.cutoff for layer in layers} == {CUTOFF}
+        for layer in layers:
+            for pair in layer.pairs:
+                here, there = pair.split("←")
+                distances = [
+                    atoms.get_distance(i, j)
+                    for atoms in structures
+                    for i, j in permutations(range(len(atoms)), 2)
+                    if (atoms[i].symbol, atoms[j].symbol) == (here, there)
+                ]
+                assert (layer.weights[pair].number == np.histogram(distances, layer.edges)[0]).all()
+            seen = layer.weights["all"].number > 0
+            assert np.isfinite(layer.weights["all"].mean[seen]).all() and (layer.weights["all"].mean[seen] != 0).any()
+            assert np.isfinite(layer.couplings["all"].mean).all()
+            assert bool(layer.own) == (config.include_self and layer.degree == 0)
+    model, data, picture = tmp_path / f"it{host.suffix}", tmp_path / "data.xyz", tmp_path / "kernels.png"
+    host.save(host.with_efa(SMALL), model)
+    ase.io.write(data, structures)
+    name = host.adapter.__name__.rpartition(".")[2]
+    assert main(["kernels", "--host", name, str(model), "--data", str(data), "--out", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert len(picture.with_suffix(".csv").read_text().splitlines()) > 100
+
+
+def test_what_does_not_attend_has_no_kernels(host):
+    control = host.with_efa(CONFIGS["control"])
+    for model, structures, message in (
+        (host.stock(), [ethanol()], "no EFA to look at"),
+        (control, [ethanol()], "emulated"),
+        (host.with_efa(SMALL), [], "0 structures without a pair"),
+        (host.with_efa(SMALL), [Atoms("O")], "1 structures without a pair"),
+    ):
+        with pytest.raises(EFAError, match=message):
+            kernels.effective_kernels(host.adapter, model, structures)
+
+
+def test_structures_of_other_elements_are_refused(host):
+    structures = [ethanol(), molecule("SiH4")]
+    if host.any_element:
+        assert kernels.effective_kernels(host.adapter, host.with_efa(SMALL), structures)
+        return
+    with pytest.raises(EFAError, match="have Si, the model knows H, C, O"):
+        kernels.effective_kernels(host.adapter, host.with_efa(SMALL), structures)
 
 
 def test_errors_say_what_was_given(host):

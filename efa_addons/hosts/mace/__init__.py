@@ -3,7 +3,7 @@
 Importing this package (which unpickling a MACE model with EFA does, too) makes MACE's own tools aware of EFA: see `hooks`.
 """
 
-from efa_addons.hosts.mace.describe import contributions, describe, inspect
+from efa_addons.hosts.mace.describe import attended, contributions, cutoff_of, describe, inspect
 from efa_addons.hosts.mace.files import load, save
 from efa_addons.hosts.mace.hooks import install
 from efa_addons.hosts.mace.insert import efa_config, efa_parameters, has_efa, insert_efa, strip_efa, without_efa
@@ -11,7 +11,9 @@ from efa_addons.hosts.mace.insert import efa_config, efa_parameters, has_efa, in
 install()
 
 __all__ = [
+    "attended",
     "contributions",
+    "cutoff_of",
     "describe",
     "efa_config",
     "efa_parameters",

@@ -29,7 +29,7 @@ def inspect(model: nn.Module, structures: Sequence[Atoms] | None = None) -> str:
     elements = ", ".join(Atoms(model.atomic_numbers.tolist()).symbols)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     head = (
-        f"MACE (read by mace-torch {mace.__version__}): {len(model.products)} layers, r_max {float(model.r_max):.4g} Å, "
+        f"MACE (read by mace-torch {mace.__version__}): {len(model.products)} layers, r_max {cutoff_of(model):.4g} Å, "
         f"{dtype}, heads {list(getattr(model, 'heads', ['Default']))}, elements {elements}"
     )
     names = [f"layer{i}" for i in range(len(model.products))]
@@ -49,5 +49,18 @@ def inspect(model: nn.Module, structures: Sequence[Atoms] | None = None) -> str:
 
 def contributions(model: nn.Module, structures: Sequence[Atoms]) -> dict[str, tuple[float, float]]:
     """For each layer with EFA: the norms per atom, averaged, of EFA's output and of the local layer's."""
-    data = batch_of(model, structures)
-    return base.contributions(efa_layers(model), lambda: model(data, compute_force=False), lambda features: features)
+    return base.contributions(efa_layers(model), lambda: _run(model, structures), lambda features: features)
+
+
+def attended(model: nn.Module, structures: Sequence[Atoms]) -> dict[str, list[base.Attended]]:
+    """For each layer with EFA: what its attention is called with, atoms in the order of the structures."""
+    return base.attended(efa_layers(model), lambda: _run(model, structures))
+
+
+def cutoff_of(model: nn.Module) -> float:
+    """How far a local layer sees, Å."""
+    return float(model.r_max)
+
+
+def _run(model: nn.Module, structures: Sequence[Atoms]) -> None:
+    model(batch_of(model, structures), compute_force=False)

@@ -25,6 +25,7 @@ def probe(model: nn.Module) -> list[Atoms]:
 def batch_of(model: nn.Module, structures: Sequence[Atoms]) -> dict[str, Tensor]:
     """The dictionary that MACE's data loader makes of structures, in the model's dtype and on its device."""
     table = AtomicNumberTable(model.atomic_numbers.tolist())
+    base.refuse_other_elements(structures, list(Atoms(table.zs).symbols))
     like = next(model.parameters())
     with default_dtype(like.dtype):
         graphs = [

@@ -33,7 +33,7 @@ def inspect(model: nn.Module, structures: Sequence[Atoms] | None = None) -> str:
     names = [name.removesuffix("_convnet") for name in layer_names(network_of(model))]
     types = _types(model)
     head = (
-        f"NequIP (read by nequip {version('nequip')}): {len(names)} layers, r_max {_r_max(model):.4g} Å, "
+        f"NequIP (read by nequip {version('nequip')}): {len(names)} layers, r_max {cutoff_of(model):.4g} Å, "
         f"{str(model.model_dtype).removeprefix('torch.')}, types {', '.join(types)}"
     )
 
@@ -54,20 +54,26 @@ def contributions(model: nn.Module, data: AtomicDataDict.Type) -> dict[str, tupl
     graph_model = next(iter(model.values())) if isinstance(model, nn.ModuleDict) else model
     layers = efa_layers(graph_model)
     base.require_efa(graph_model, bool(layers), "")
-    network = network_of(graph_model)
+    return base.contributions(layers, lambda: _run(graph_model, data), lambda output: output[AtomicDataDict.NODE_FEATURES_KEY])
 
-    def run() -> None:
-        with torch.no_grad():
-            network({key: data[key] for key in graph_model.model_input_fields if key in data})
 
-    return base.contributions(layers, run, lambda output: output[AtomicDataDict.NODE_FEATURES_KEY])
+def attended(model: nn.Module, structures: Sequence[Atoms]) -> dict[str, list[base.Attended]]:
+    """For each layer with EFA: what its attention is called with, atoms in the order of the structures."""
+    data = batch_of(model, structures)
+    return base.attended(efa_layers(model), lambda: _run(model, data))
+
+
+def cutoff_of(model: nn.Module) -> float:
+    """How far a local layer sees, Å."""
+    return float(model.metadata[graph_model.R_MAX_KEY])
 
 
 def batch_of(model: nn.Module, structures: Sequence[Atoms]) -> AtomicDataDict.Type:
     """What NequIP's data loader makes of structures whose chemical symbols are the model's types, on its device."""
     types = _types(model)
+    base.refuse_other_elements(structures, types)
     to_types = ChemicalSpeciesToAtomTypeMapper(types, chemical_species_to_atom_type_map={name: name for name in types})
-    to_neighbors = NeighborListTransform(r_max=_r_max(model))
+    to_neighbors = NeighborListTransform(r_max=cutoff_of(model))
     batch = AtomicDataDict.batched_from_list([to_neighbors(to_types(from_ase(atoms))) for atoms in structures])
     return AtomicDataDict.to_(batch, next(model.parameters()).device)
 
@@ -76,8 +82,10 @@ def _types(model: nn.Module) -> list[str]:
     return str(model.metadata[graph_model.TYPE_NAMES_KEY]).split(" ")
 
 
-def _r_max(model: nn.Module) -> float:
-    return float(model.metadata[graph_model.R_MAX_KEY])
+def _run(model: nn.Module, data: AtomicDataDict.Type) -> None:
+    """In eager mode, without forces."""
+    with torch.no_grad():
+        network_of(model)({key: data[key] for key in model.model_input_fields if key in data})
 
 
 def _probe(types: Sequence[str]) -> Atoms:

@@ -31,7 +31,7 @@ def inspect(model: nn.Module, structures: Sequence[Atoms] | None = None) -> str:
     painn = representation_of(model)
     head = (
         f"PaiNN (read by schnetpack {version('schnetpack')}): {len(painn.mixing)} layers, n_atom_basis {painn.n_atom_basis}, "
-        f"cutoff {float(painn.cutoff):.4g} Å, {str(next(model.parameters()).dtype).removeprefix('torch.')}"
+        f"cutoff {cutoff_of(model):.4g} Å, {str(next(model.parameters()).dtype).removeprefix('torch.')}"
     )
     return (
         head
@@ -53,9 +53,19 @@ def contributions(model: nn.Module, structures: Sequence[Atoms]) -> dict[str, tu
     return base.contributions(efa_layers(model), lambda: model(inputs), lambda output: torch.cat(output, dim=1))
 
 
+def attended(model: nn.Module, structures: Sequence[Atoms]) -> dict[str, list[base.Attended]]:
+    """For each layer with EFA: what its attention is called with, atoms in the order of the structures."""
+    inputs = batch_of(model, structures)
+    return base.attended(efa_layers(model), lambda: model(inputs))
+
+
+def cutoff_of(model: nn.Module) -> float:
+    """How far a local layer sees, Å."""
+    return float(representation_of(model).cutoff)
+
+
 def batch_of(model: nn.Module, structures: Sequence[Atoms]) -> dict[str, Tensor]:
     """What SchNetPack's data loader makes of structures, in the model's dtype and on its device."""
     like = next(model.parameters())
-    cutoff = float(representation_of(model).cutoff)
-    converter = AtomsConverter(ASENeighborList(cutoff), dtype=like.dtype, device=like.device)
+    converter = AtomsConverter(ASENeighborList(cutoff_of(model)), dtype=like.dtype, device=like.device)
     return converter([Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc) for atoms in structures])

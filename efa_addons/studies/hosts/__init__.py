@@ -1,4 +1,4 @@
-"""What the demonstration must know of a host, in one module per host: how to train and load its models, and how far a run is.
+"""What studies must know of a host, in one module per host: how to train and load its models, and how far a run is.
 
 A host's module imports the host; `load` says what to install where it is missing.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import importlib
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from efa_addons.errors import unknown_names
 from efa_addons.studies import cumulene
@@ -19,9 +19,14 @@ from efa_addons.studies import cumulene
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
+    from efa_addons.studies.study import ModelSettings, TrainingSettings
+
 # name (also that of the extra and of the module here) -> package
 PACKAGES = {"mace": "mace", "nequip": "nequip", "painn": "schnetpack"}
 NAMES = tuple(PACKAGES)
+# name -> distribution, whose version decides what is trained
+DISTRIBUTIONS = {"mace": "mace-torch", "nequip": "nequip", "painn": "schnetpack"}
+LABELS = {"mace": "MACE", "nequip": "NequIP", "painn": "PaiNN"}
 
 
 @dataclass(frozen=True)
@@ -54,17 +59,39 @@ class Host(Protocol):
     """The names in a host's module."""
 
     LABEL: str
-    DISTRIBUTION: str  # whose version decides what is trained
+    DISTRIBUTION: str
     VARIANTS: tuple[Variant, ...]
 
     def training(self, quick: bool, seed: int) -> Training:
-        """The same for all variants; `quick` runs every step and learns nothing."""
+        """Of the demonstration, the same for all its variants; `quick` runs every step and learns nothing."""
+
+    def settings(
+        self,
+        model: ModelSettings,
+        training: TrainingSettings,
+        efa: Mapping[str, Any] | None,
+        seed: int,
+        elements: Sequence[str],
+        device: str,
+        base: Path | None = None,
+    ) -> Training:
+        """Of a study.
+
+        Args:
+            efa: options of EFAConfig, none: without.
+            elements: symbols of all that occurs in the data.
+            device: "cpu" or "cuda".
+            base: a trained model without EFA to go on from, whose sizes count; none: from scratch.
+        """
 
     def prepare(self, folder: Path, train_file: Path) -> None:
         """Makes whatever else the command needs in `folder`."""
 
     def command(self, name: str, folder: Path, train_file: Path, flags: tuple[str, ...]) -> list[str]:
-        """The host's own command that trains model `name` in `folder`, which exists."""
+        """The host's own command that trains model `name` in `folder`, which exists.
+
+        A valid.xyz beside the training file is what it validates on; without one it takes a share of the training file.
+        """
 
     def model_file(self, name: str, folder: Path) -> Path:
         """What the command leaves when it succeeds."""
@@ -78,6 +105,9 @@ class Host(Protocol):
     def seconds_per_epoch(self, folder: Path) -> float:
         """Mean wall time (s) of an epoch's training steps; NaN before the first."""
 
+    def curve(self, folder: Path) -> list[dict[str, float]]:
+        """For each validation: epoch (from 1), seconds of training steps so far, energy_mae (eV), force_mae (eV/Å)."""
+
 
 def load(name: str) -> Host:
     """The module of a host, or an ImportError that says what to install."""
@@ -85,6 +115,17 @@ def load(name: str) -> Host:
         raise unknown_names("host", [name], NAMES)
     cumulene.require(PACKAGES[name], name)
     return importlib.import_module(f"efa_addons.studies.hosts.{name}")
+
+
+def valid_file(train_file: Path) -> Path | None:
+    """The validation set beside a training set, if there is one."""
+    path = train_file.with_name("valid.xyz")
+    return path if path.exists() else None
+
+
+def decay(num_epochs: int) -> float:
+    """The factor for each epoch with which a learning rate ends at 2 % of what it began with."""
+    return 0.02 ** (1 / num_epochs)
 
 
 def script(name: str) -> str:

@@ -1,32 +1,41 @@
-"""PaiNN in the demonstration: SchNetPack's `spktrain` on the experiment painn.yaml beside this file."""
+"""PaiNN in studies: SchNetPack's `spktrain` on the experiment painn.yaml beside this file, or on what a study makes of it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 from pytorch_lightning.callbacks import Callback
+from schnetpack.transform import Transform
+from schnetpack.utils import load_model
+from torch import Tensor, nn
 
+from efa_addons.hosts.painn.finetune import Base
 from efa_addons.studies import cumulene
-from efa_addons.studies.hosts import Training, Variant, script
-from efa_addons.studies.hosts.epochs import EpochRecord, epochs_done, seconds_per_epoch
+from efa_addons.studies.hosts import DISTRIBUTIONS, LABELS, Training, Variant, decay, script, valid_file
+from efa_addons.studies.hosts.epochs import EpochRecord, curve, epochs_done, seconds_per_epoch
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
-__all__ = ["epochs_done", "seconds_per_epoch"]
+    from efa_addons.studies.study import ModelSettings, TrainingSettings
 
-LABEL, DISTRIBUTION = "PaiNN", "schnetpack"
+__all__ = ["curve", "epochs_done", "seconds_per_epoch"]
+
+LABEL, DISTRIBUTION = LABELS["painn"], DISTRIBUTIONS["painn"]
 COMMAND = (script("spktrain"),)
 CONFIG = "experiment/cumulene.yaml"
-CUTOFF = 3.0  # Å, as in painn.yaml
+HEAD = "# @package _global_\n"  # a comment that Hydra reads
 
 EPOCHS, QUICK_EPOCHS = 80, 2
 QUICK = ("model.representation.n_atom_basis=8",)
 VALIDATION = 0.1  # of the training file
 
+PLAIN = {"override /model/representation": "painn"}
 WITHOUT_EFA = ("model/representation=painn", "~model.representation.efa")
 VARIANTS = (Variant("painn", "PaiNN", "plain", WITHOUT_EFA), Variant("painn_efa", "PaiNN + EFA", "efa"))
 
@@ -34,12 +43,77 @@ VARIANTS = (Variant("painn", "PaiNN", "plain", WITHOUT_EFA), Variant("painn_efa"
 class EpochTimes(EpochRecord, Callback):
     """For `callbacks` in painn.yaml."""
 
+    METRICS = {"energy_mae": "val_energy_mae", "force_mae": "val_forces_mae"}
+
 
 def training(quick: bool, seed: int) -> Training:
     epochs = QUICK_EPOCHS if quick else EPOCHS
     flags = (f"seed={seed}", f"trainer.max_epochs={epochs}", *(QUICK if quick else ()))
-    config = files("efa_addons.studies.hosts").joinpath("painn.yaml").read_text(encoding="utf-8")
-    return Training(flags, epochs, {CONFIG: config})
+    return Training(flags, epochs, {CONFIG: _template()})
+
+
+def settings(
+    model: ModelSettings,
+    training: TrainingSettings,
+    efa: Mapping[str, Any] | None,
+    seed: int,
+    elements: Sequence[str],
+    device: str,
+    base: Path | None = None,
+) -> Training:
+    """The demonstration's, with sizes, epochs and learning rate of a study."""
+    config = yaml.safe_load(_template())
+    config["globals"] |= {"cutoff": model.cutoff, "lr": training.lr}
+    config["seed"] = seed
+    config["data"]["batch_size"] = training.batch_size
+    config["trainer"] |= {"max_epochs": training.num_epochs, "accelerator": device if device == "cpu" else "gpu"}
+    config["task"]["scheduler_args"]["gamma"] = decay(training.num_epochs)
+    representation = config["model"]["representation"]
+    representation |= {"n_atom_basis": model.num_features, "n_interactions": model.num_layers}
+    if base is not None:
+        config["defaults"] = [
+            {"override /model": "efa_finetune"} if "override /model" in entry else entry
+            for entry in config["defaults"]
+            if "override /model/representation" not in entry
+        ]
+        config["model"] = {"path": str(base), "efa": None if efa is None else dict(efa), "seed": seed}
+        if efa is None:
+            config["model"]["_target_"] = f"{__name__}.without_efa"
+    elif efa is None:
+        del representation["efa"]
+        config["defaults"] = [{**entry, **PLAIN} if PLAIN.keys() & entry.keys() else entry for entry in config["defaults"]]
+    else:
+        representation["efa"] = dict(efa)
+    return Training((), training.num_epochs, {CONFIG: HEAD + yaml.safe_dump(config, sort_keys=False)})
+
+
+class KeepsOffsets(Transform):
+    """Makes the data lose what a base model adds to its energies, as for a model with EFA."""
+
+    is_postprocessor = True
+
+    def __init__(self, base: Base) -> None:
+        super().__init__()
+        self.base: Base | None = base
+
+    def datamodule(self, value: Any) -> None:
+        if self.base is not None:
+            self.base.prepare(value)
+            self.base = None
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return inputs
+
+
+def without_efa(path: str, efa: None = None, seed: int = 0, **experiment: Any) -> nn.Module:
+    """A trained model to be trained further as it is: the control of `efa_addons.hosts.painn.InsertEFA`."""
+    model = load_model(path)
+    model.postprocessors.append(KeepsOffsets(Base.of(model, Path(path))))
+    return model
+
+
+def _template() -> str:
+    return files("efa_addons.studies.hosts").joinpath("painn.yaml").read_text(encoding="utf-8")
 
 
 def prepare(folder: Path, train_file: Path) -> None:
@@ -47,6 +121,9 @@ def prepare(folder: Path, train_file: Path) -> None:
     from schnetpack.data import ASEAtomsData
 
     structures = cumulene.read(train_file.parent, train_file.stem)
+    num_train, valid = len(structures), valid_file(train_file)
+    if valid is not None:
+        structures = [*structures, *cumulene.read(valid.parent, valid.stem)]
     database = ASEAtomsData.create(
         str(folder / "train.db"), distance_unit="Ang", property_unit_dict={"energy": "eV", "forces": "eV/Ang"}
     )
@@ -54,10 +131,13 @@ def prepare(folder: Path, train_file: Path) -> None:
         {"energy": np.array([atoms.info[cumulene.ENERGY]]), "forces": atoms.arrays[cumulene.FORCES]} for atoms in structures
     ]
     database.add_systems(property_list=properties, atoms_list=structures)
-    order = np.random.default_rng(0).permutation(len(structures))
-    num = max(1, round(VALIDATION * len(structures)))
+    if valid is not None:
+        validated, trained = np.split(np.arange(len(structures))[::-1], [len(structures) - num_train])
+    else:
+        order = np.random.default_rng(0).permutation(num_train)
+        validated, trained = np.split(order, [max(1, round(VALIDATION * num_train))])
     # spktrain ends with a test and wants structures for it: the validation set, for our own test set is a file apart
-    np.savez(folder / "split.npz", val_idx=order[:num], test_idx=order[:num], train_idx=order[num:])
+    np.savez(folder / "split.npz", val_idx=validated, test_idx=validated, train_idx=trained)
 
 
 def command(name: str, folder: Path, train_file: Path, flags: tuple[str, ...]) -> list[str]:
@@ -81,5 +161,7 @@ def calculator(path: Path) -> tuple[Calculator, int]:
     from efa_addons.hosts.painn import load
 
     model = load(path).double()
-    found = SpkCalculator(model, ASENeighborList(cutoff=CUTOFF), energy_unit="eV", position_unit="Ang", dtype=torch.float64)
+    representation: Any = model.representation
+    neighbors = ASENeighborList(cutoff=float(representation.cutoff))
+    found = SpkCalculator(model, neighbors, energy_unit="eV", position_unit="Ang", dtype=torch.float64)
     return found, sum(p.numel() for p in model.parameters())

@@ -10,7 +10,9 @@ from mace_support import SMALL, evaluate, losses, randomize
 
 from efa_addons import EFAConfig, EFAError
 from efa_addons.hosts.mace import has_efa, insert_efa, load, save, strip_efa
+from efa_addons.hosts.mace.insert import efa_parameters
 from efa_addons.hosts.mace.portable import to_portable
+from efa_addons.hosts.mace.probe import batch_of
 
 pytest.importorskip("cuequivariance_torch")
 
@@ -28,6 +30,23 @@ def three_layers(trained) -> torch.nn.Module:
 def equal(found, expected, tolerance=1e-10):
     for quantity in ("energy", "forces"):
         assert torch.allclose(found[quantity], expected[quantity], rtol=0, atol=tolerance), quantity
+
+
+def gradients(model, atoms):
+    """Name -> derivative of energy and squared forces by EFA's parameters; those of MACE itself have other bases."""
+    model.zero_grad()
+    out = model(batch_of(model, [atoms]), training=True)
+    (out["energy"].sum() + (out["forces"] ** 2).sum()).backward()
+    return {name: parameter.grad.clone() for name, parameter in efa_parameters(model).items()}
+
+
+@pytest.mark.parametrize("layout", ["ir_mul", "mul_ir"])
+def test_gradients_by_name(three_layers, ethanol, layout):
+    expected = gradients(three_layers, ethanol)
+    found = gradients(convert_e3nn_cueq.run(three_layers, layout=layout), ethanol)
+    assert found.keys() == expected.keys() and max(grad.abs().max() for grad in expected.values()) > 1e-3
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-9, atol=1e-9), name
 
 
 @pytest.mark.parametrize("layout", ["ir_mul", "mul_ir"])

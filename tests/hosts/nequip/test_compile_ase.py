@@ -11,7 +11,7 @@ from nequip.integrations.ase import NequIPCalculator
 from efa_addons import EFAError
 from efa_addons.hosts.nequip import NequIPEFACalculator, efa_config, without_efa
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_compilation]
 OPTIONS = {"device": "cpu", "chemical_species_to_atom_type_map": True}
 
 

@@ -91,6 +91,18 @@ def mace(**options) -> nn.Module:
     return model
 
 
+def converted(init):
+    """MACEEFA.__init__ for the form `zero`: what MACE's converters make of a model stays zero in training, too."""
+
+    @functools.wraps(init)
+    def __init__(self, *args, **options):
+        init(self, *args, **options)
+        for parameter in self.parameters():
+            parameter.register_hook(torch.zeros_like)
+
+    return __init__
+
+
 def trained(configure_model):
     """configure_model with what `efa-mace-train --efa` would tell it."""
 
@@ -111,6 +123,8 @@ def trained(configure_model):
 
 def activate() -> None:
     efa_model.refuse_what_efa_cannot_serve, efa_model.nan_if_periodic = look, as_it_is
+    if FORM == "zero":
+        efa_model.MACEEFA.__init__ = converted(efa_model.MACEEFA.__init__)
     ScaleShiftMACE.__init__ = constructed(ScaleShiftMACE.__init__)
     mace_modules.MACE = mace
     configure_model = model_script_utils.configure_model

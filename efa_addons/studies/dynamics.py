@@ -1,0 +1,88 @@
+"""Molecular dynamics at constant energy: does a trained model conserve it? Energies eV/atom, times ps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from efa_addons.config import check_types
+from efa_addons.errors import EFAError
+from efa_addons.studies import common
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
+
+POINTS = 200  # of the curve that is kept
+FELL_APART = 3.0  # times its first extent: then it is no longer one molecule
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """A run of molecular dynamics from a structure of an evaluation set.
+
+    Args:
+        set: the evaluation set; its structure `index` is where it begins.
+        picoseconds: duration.
+        timestep: fs.
+        temperature: K, of the Maxwell-Boltzmann velocities it begins with; without rotation and drift of the whole.
+        seeds: of the study, those whose models run; seed 0 alone unless given.
+    """
+
+    set: str = "test"
+    index: int = 0
+    picoseconds: float = 10.0
+    timestep: float = 0.5
+    temperature: float = 300.0
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("picoseconds", "timestep", "temperature"):
+            if not getattr(self, name) > 0:
+                raise EFAError(f"dynamics: {name} must be positive, got {getattr(self, name)}.")
+
+
+def nve(calculator: Calculator, atoms: Atoms, settings: Dynamics) -> dict[str, Any]:
+    """Velocity Verlet at constant energy.
+
+    Returns:
+        time (ps) and energy (potential and kinetic, eV/atom, above the first) of some points; drift, the slope of a straight
+        line through all steps (eV/atom/ps); spread, the standard deviation around it (eV/atom); temperature, the mean of the
+        second half (K); fell_apart, the time (ps) at which the structure did, or null.
+    """
+    md = common.require("ase.md.velocitydistribution", "data")
+    verlet = common.require("ase.md.verlet", "data").VelocityVerlet
+    units = common.require("ase.units", "data")
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    md.MaxwellBoltzmannDistribution(atoms, temperature_K=settings.temperature, rng=np.random.default_rng(0))
+    md.Stationary(atoms)
+    with np.errstate(invalid="ignore"):  # linear molecules have a moment of inertia of zero
+        md.ZeroRotation(atoms)
+    steps = max(2, round(1000 * settings.picoseconds / settings.timestep))
+    extent = atoms.get_all_distances().max()
+    energies, temperatures, fell_apart = [], [], None
+    dynamics = verlet(atoms, timestep=settings.timestep * units.fs)
+    with common.one_thread():
+        for step, _ in enumerate(dynamics.irun(steps)):
+            energies.append(atoms.get_total_energy() / len(atoms))
+            temperatures.append(atoms.get_temperature())
+            if not np.isfinite(energies[-1]) or atoms.get_all_distances().max() > FELL_APART * extent:
+                fell_apart = step * settings.timestep / 1000
+                break
+    energy = np.array(energies) - energies[0]
+    time = np.arange(len(energy)) * settings.timestep / 1000
+    finite = np.isfinite(energy)
+    slope, offset = np.polyfit(time[finite], energy[finite], 1) if finite.sum() > 1 else (float("nan"), 0.0)
+    shown = np.unique(np.linspace(0, len(energy) - 1, POINTS).astype(int))
+    return {
+        "time": time[shown].tolist(),
+        "energy": energy[shown].tolist(),
+        "drift": float(slope),
+        "spread": float(np.std(energy[finite] - slope * time[finite] - offset)),
+        "temperature": float(np.mean(temperatures[len(temperatures) // 2 :])),
+        "fell_apart": fell_apart,
+    }

@@ -1,0 +1,199 @@
+"""A study from file to trainings: data, environments, and one process after the other until every cell has its record."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from efa_addons.studies import sources
+from efa_addons.studies.environments import Environment, find
+from efa_addons.studies.hosts import DISTRIBUTIONS, LABELS
+from efa_addons.studies.record import FILE, Record
+from efa_addons.studies.runs import split
+from efa_addons.studies.study import Cell, Study
+from efa_addons.studies.worker import JOB, PROGRESS, Job
+from efa_addons.version import __version__
+
+LOG = "log.txt"
+REPORT_EVERY = 60  # seconds between lines of progress where no bar can be drawn
+# of the settings, what a finished run is recognised by, beside data and versions
+DECIDING = ("model", "training", "efa", "base", "dynamics", "cost")
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A cell of a study, its folder, its job, and the Python that runs it."""
+
+    cell: Cell
+    folder: Path
+    job: Job
+    environment: Environment
+    base: Task | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.cell.data.name}, {LABELS[self.cell.host]} {self.cell.variant.label}, seed {self.cell.seed}"
+
+    @property
+    def num_epochs(self) -> int:
+        return int(self.job.record["settings"]["training"]["num_epochs"])
+
+    def is_finished(self) -> bool:
+        """Whether its folder has the record of a finished run with these settings, data and versions."""
+        path = self.folder / FILE
+        if not path.exists():
+            return False
+        found, wanted = Record.read(path), self.job.record
+        same = all(found.settings[key] == wanted["settings"][key] for key in DECIDING) and found.split == wanted["split"]
+        versions = {"efa_addons": __version__, DISTRIBUTIONS[self.environment.host]: self.environment.version}
+        return found.finished and same and versions.items() <= dict(found.versions).items()
+
+    def start(self) -> subprocess.Popen:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in (FILE, PROGRESS):
+            (self.folder / name).unlink(missing_ok=True)
+        self.job.save(self.folder)
+        threads = {name: str(self.job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        command = [str(self.environment.python), "-m", "efa_addons.studies.worker", str(self.folder)]
+        with (self.folder / LOG).open("w") as log:
+            return subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env={**self.environment.variables, **threads}, cwd=self.folder
+            )
+
+    def epochs_done(self) -> int:
+        path = self.folder / PROGRESS
+        text = path.read_text() if path.exists() else ""
+        return int(text) if text.isdigit() else 0
+
+    def finish(self, code: int) -> Record:
+        """Its record; one is written where the worker died before it could."""
+        if not (self.folder / FILE).exists():
+            tail = "\n".join((self.folder / LOG).read_text(errors="replace").splitlines()[-20:])
+            error = f"{' '.join(('worker', JOB))} ended with code {code}; end of {self.folder / LOG}:\n{tail}"
+            Record(**self.job.record, versions={}, hardware="", status="failed", error=error).save(self.folder)
+        return Record.read(self.folder / FILE)
+
+
+def run(
+    study: Study,
+    out: Path | str = "studies-out",
+    *,
+    pythons: Mapping[str, Path] | None = None,
+    hosts: Sequence[str] | None = None,
+    device: str = "cpu",
+    parallel: int | None = None,
+) -> tuple[Path, list[Record]]:
+    """Makes the data and trains every cell that has no finished record; returns the study's folder and all records.
+
+    Args:
+        study: as loaded.
+        out: the study gets the folder `out/NAME/SIZE`, with data/ and a folder for each cell.
+        pythons: host -> interpreter, in place of what `environments.find` finds.
+        hosts: some of the study's; none given: all.
+        device: "cpu" or "cuda".
+        parallel: trainings at a time; none given: the number of cores, on a GPU one.
+    """
+    folder = Path(out).resolve() / study.name / study.size
+    cells = [cell for cell in study.cells() if hosts is None or cell.host in hosts]
+    environments = {host: find(host, pythons) for host in dict.fromkeys(cell.host for cell in cells)}
+    cores = os.cpu_count() or 1
+    parallel = parallel or (cores if device == "cpu" else 1)
+    specs = {cell.data.name: cell.data for cell in cells}
+    data = {name: sources.write(folder / "data" / name, spec.source, spec.options) for name, spec in specs.items()}
+    splits = {name: split(path) for name, path in data.items()}
+    tasks: dict[str, Task] = {}
+    for cell in cells:  # bases come first
+        base = tasks[cell.base.name] if cell.base is not None else None
+        job = Job(
+            _known(study, cell, splits[cell.data.name], None if base is None else base.job.record),
+            str(data[cell.data.name]),
+            device,
+            max(1, cores // parallel),
+            None if base is None else str(base.folder),
+        )
+        tasks[cell.name] = Task(cell, folder / cell.name, job, environments[cell.host], base)
+    waiting = [task for task in tasks.values() if not task.is_finished()]
+    if len(waiting) < len(tasks):
+        print(f"{len(tasks) - len(waiting)} of {len(tasks)} runs are finished already")
+    train(waiting, parallel)
+    return folder, [Record.read(task.folder / FILE) for task in tasks.values()]
+
+
+def train(tasks: Sequence[Task], parallel: int) -> None:
+    """Runs tasks, some at a time. One that fails is said, and the others go on."""
+    waiting, active = list(tasks), dict[Task, subprocess.Popen]()
+    said, failed = time.monotonic(), 0
+    with _progress() as progress:
+        total = progress.add_task("runs", total=len(tasks))
+        bars: dict[Task, TaskID] = {}
+        try:
+            while waiting or active:
+                while len(active) < parallel and (ready := [task for task in waiting if task.base not in {*waiting, *active}]):
+                    task = ready[0]
+                    waiting.remove(task)
+                    active[task] = task.start()
+                    bars[task] = progress.add_task(task.label, total=task.num_epochs)
+                time.sleep(0.5)
+                for task, process in list(active.items()):
+                    progress.update(bars[task], completed=task.epochs_done())
+                    if (code := process.poll()) is None:
+                        continue
+                    del active[task]
+                    progress.remove_task(bars.pop(task))
+                    progress.advance(total)
+                    record = task.finish(code)
+                    if not record.finished:
+                        failed += 1
+                        progress.console.print(f"failed: {task.label}; see {task.folder / LOG}", soft_wrap=True)
+                if not progress.console.is_terminal and time.monotonic() - said > REPORT_EVERY:
+                    said = time.monotonic()
+                    print(f"{progress.tasks[0].completed:.0f} of {len(tasks)} runs, {failed} failed", flush=True)
+        finally:
+            for process in active.values():
+                process.terminate()
+                process.wait()
+
+
+def _known(study: Study, cell: Cell, split: Mapping[str, str], base: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is known of a cell's record before it is run; `base`: the same of the model that it goes on from."""
+    return {
+        "study": study.name,
+        "size": study.size,
+        "data": cell.data.name,
+        "host": cell.host,
+        "host_label": LABELS[cell.host],
+        "variant": cell.variant.label,
+        "seed": cell.seed,
+        "units": study.units,
+        "title": study.title,
+        "question": study.question,
+        "settings": json.loads(
+            json.dumps(
+                {
+                    "model": asdict(cell.model),
+                    "training": asdict(cell.training),
+                    "efa": cell.variant.efa,
+                    "base": None if base is None else {**base["settings"], "split": base["split"]},
+                    "dynamics": asdict(study.dynamics) if study.dynamics else None,
+                    "cost": asdict(study.cost) if study.cost else None,
+                }
+            )
+        ),
+        "split": dict(split),
+        "literature": list(study.literature),
+        "variants": [variant.label for variant in study.variants],
+    }
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console())

@@ -1,0 +1,65 @@
+"""Where the data of studies come from: closed formulas, or GFN2-xTB (tblite). One module per source.
+
+A source fills a folder: train.xyz, valid.xyz (both for training, the split made here, once for all hosts), and any number of
+further files, each of which every model is evaluated on; test.xyz is one of them. All are extended XYZ with REF_energy (eV) and
+REF_forces (eV/Å), not periodic. A file of structures along a coordinate becomes a curve in the report: see `Scan`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from efa_addons.studies.common import require
+from efa_addons.studies.sources import charge_dipole, clusters, cumulenes, dimers, nacl, sn2, two_atoms
+from efa_addons.studies.sources.base import Data, Scan, Source
+
+__all__ = ["Data"]
+
+SPEC, SCANS = "data.json", "scans.json"
+
+SOURCES: dict[str, Source] = {
+    "two_atoms": Source(two_atoms.make, {"num_train": 6, "num_valid": 2, "num_test": 2, "num_scan": 5}),
+    "clusters": Source(clusters.make, {"num_train": 6, "num_valid": 2, "num_test": 2, "num_atoms": 8}),
+    "charge_dipole": Source(charge_dipole.make, {"num_train": 6, "num_valid": 2, "num_test": 2, "num_scan": 5}),
+    "nacl": Source(
+        nacl.make,
+        {"sizes": [9, 16], "diameters": [6.0, 8.0], "num_train": [4, 2], "num_valid": [2, 0], "num_test": [2, 2]},
+    ),
+    "cumulenes": Source(cumulenes.make, {"num_carbons": [5], "num_train": 6, "num_valid": 2, "num_test": 2, "num_twists": 2}),
+    "sn2": Source(sn2.make, {"num_train": 6, "num_valid": 2, "num_test": 2, "num_scan": 5, "farthest": 2.0}),
+    "dimers": Source(dimers.make, {"dimers": ["cl_hf"], "num_train": 6, "num_valid": 2, "num_test": 2, "num_scan": 5}),
+}
+
+
+def write(folder: Path | str, source: str, options: Mapping[str, Any]) -> Path:
+    """Fills `folder` with a source's data, unless they are there already; returns it. Others' data are replaced."""
+    folder = Path(folder)
+    spec = {"source": source, "options": dict(options)}
+    stamp = folder / SPEC
+    if stamp.exists() and json.loads(stamp.read_text()) == json.loads(json.dumps(spec)):
+        return folder
+    ase_write = require("ase.io", "data").write
+    data = SOURCES[source].make(**options)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.xyz"):
+        path.unlink()
+    for name, structures in data.sets.items():
+        ase_write(folder / f"{name}.xyz", list(structures), format="extxyz")
+    (folder / SCANS).write_text(json.dumps({name: asdict(scan) for name, scan in data.scans.items()}, indent=2) + "\n")
+    stamp.write_text(json.dumps(spec, indent=2) + "\n")
+    return folder
+
+
+def scans(folder: Path) -> dict[str, Scan]:
+    """The scans of a folder of data."""
+    return {name: Scan(**entry) for name, entry in json.loads((folder / SCANS).read_text()).items()}
+
+
+def evaluation_sets(folder: Path) -> list[str]:
+    """The files that models are evaluated on, test first."""
+    names = sorted(path.stem for path in folder.glob("*.xyz") if path.stem not in ("train", "valid"))
+    return sorted(names, key=lambda name: name != "test")

@@ -1,0 +1,286 @@
+"""What a comparative study is: the typed content of a file in `configs/studies/`.
+
+    study = Study.load("configs/studies/two_atoms.yaml", size="quick")
+
+Energies eV, lengths Å.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from efa_addons.config import EFAConfig, check_types
+from efa_addons.errors import EFAError, unknown_names
+from efa_addons.studies.cost import Cost
+from efa_addons.studies.dynamics import Dynamics
+from efa_addons.studies.hosts import NAMES as HOSTS
+from efa_addons.studies.sources import SOURCES, Source
+
+SIZES = ("quick", "paper", "tiny")
+# one seed, two epochs and a handful of structures: that every step runs, not what it finds
+TINY: dict[str, Any] = {"seeds": [0], "training": {"num_epochs": 2, "batch_size": 4}, "model": {"num_features": 4}}
+BASE = "base"  # name of its data and label of its variant
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A model in words that every host knows.
+
+    Args:
+        cutoff: Å.
+        num_layers: interaction layers.
+        num_features: channels of each degree; PaiNN: n_atom_basis.
+        max_degree: of the features; PaiNN always has 1.
+    """
+
+    cutoff: float = 5.0
+    num_layers: int = 2
+    num_features: int = 16
+    max_degree: int = 1
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How it is trained: Adam with a learning rate that decays to 2 % of `lr`, on energies and forces."""
+
+    num_epochs: int = 50
+    batch_size: int = 8
+    lr: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the models to compare.
+
+    Args:
+        label: in tables and pictures.
+        efa: options of EFAConfig; none: without EFA.
+        model: what differs from the study's model, for example a larger cutoff.
+        hosts: those that have this variant; none given: all of the study.
+    """
+
+    label: str
+    efa: Mapping[str, Any] | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
+    hosts: tuple[str, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A data set: a source of `efa_addons.studies.sources`, and its options."""
+
+    name: str
+    source: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Base:
+    """What every model of a study goes on from: trained without EFA, once for each host and seed, on data of its own."""
+
+    data: DataSpec
+    training: TrainingSettings
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: a data set, a host, a variant and a seed; `base`: the cell of the model that it goes on from."""
+
+    data: DataSpec
+    host: str
+    variant: Variant
+    model: ModelSettings
+    training: TrainingSettings
+    seed: int
+    base: Cell | None = None
+
+    @property
+    def name(self) -> str:
+        return "/".join((self.data.name, self.host, self.variant.name, f"seed-{self.seed}"))
+
+
+@dataclass(frozen=True)
+class Study:
+    """Data sets x hosts x variants x seeds, and the budget of each training.
+
+    Args:
+        name: of the file.
+        title, question: of the report.
+        units: "eV", or "arbitrary" where the energies are.
+        literature: rows of the tables that are others' figures: data, label, source and metrics.
+        base: what the models go on from; none given: they are trained from scratch.
+        dynamics: molecular dynamics with the trained models; none given: none.
+        cost: time and memory against the number of atoms; none given: not measured.
+    """
+
+    name: str
+    size: str
+    title: str
+    question: str
+    data: tuple[DataSpec, ...]
+    variants: tuple[Variant, ...]
+    model: ModelSettings
+    training: TrainingSettings
+    hosts: tuple[str, ...] = HOSTS
+    seeds: tuple[int, ...] = (0, 1, 2)
+    units: str = "eV"
+    literature: tuple[Mapping[str, Any], ...] = ()
+    base: Base | None = None
+    dynamics: Dynamics | None = None
+    cost: Cost | None = None
+
+    @classmethod
+    def load(cls, path: Path | str, size: str = "quick") -> Study:
+        """Reads and checks a file; `size` is one of `SIZES`. Errors name file and key."""
+        path = Path(path)
+        if size not in SIZES:
+            raise unknown_names("size", [size], SIZES)
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            return cls.from_dict(path.stem, content, size)
+        except (EFAError, yaml.YAMLError) as error:
+            raise EFAError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, name: str, content: Any, size: str) -> Study:
+        """The study of a mapping with the keys of a file."""
+        content = dict(_mapping("the file", content))
+        sizes = _mapping("sizes", content.pop("sizes", {}))
+        _known("size", sizes, SIZES[:2])
+        content = _merged(content, _mapping(f"sizes: {size}", sizes.get(size) or {}))
+        if size == "tiny":
+            content = _merged(content, TINY)
+            for key, smaller in (("dynamics", {"picoseconds": 0.002}), ("cost", {"num_atoms": [10, 20], "repeats": 1})):
+                if content.get(key):
+                    content[key] = {**content[key], **smaller}
+        keys = [entry.name for entry in dataclasses.fields(cls) if entry.name not in ("name", "size")]
+        _known("key", content, keys)
+        missing = [key for key in ("title", "question", "data", "variants") if key not in content]
+        if missing:
+            raise EFAError(f"missing: {', '.join(missing)}.")
+        model = _typed(ModelSettings, "model", content.get("model", {}))
+        training = _typed(TrainingSettings, "training", content.get("training", {}))
+        hosts = tuple(content.get("hosts", HOSTS))
+        _known("host", hosts, HOSTS)
+        units = content.get("units", "eV")
+        if units not in ("eV", "arbitrary"):
+            raise EFAError(f"units must be eV or arbitrary, got {units!r}.")
+        return cls(
+            name=name,
+            size=size,
+            title=content["title"],
+            question=content["question"],
+            data=tuple(_data(*entry, size) for entry in _mapping("data", content["data"]).items()),
+            variants=tuple(_variant(*entry, hosts, model) for entry in _mapping("variants", content["variants"]).items()),
+            model=model,
+            training=training,
+            hosts=hosts,
+            seeds=tuple(content.get("seeds", (0, 1, 2))),
+            units=units,
+            literature=tuple(content.get("literature", ())),
+            base=_base(content["base"], training, size) if content.get("base") else None,
+            dynamics=_typed(Dynamics, "dynamics", content["dynamics"]) if content.get("dynamics") else None,
+            cost=_typed(Cost, "cost", content["cost"]) if content.get("cost") else None,
+        )
+
+    def cells(self) -> Iterator[Cell]:
+        """All trainings, seeds outermost: an interrupted study has compared something."""
+        for seed in self.seeds:
+            bases = {host: self._base_cell(host, seed) for host in self.hosts}
+            yield from (cell for cell in bases.values() if cell is not None)
+            for data in self.data:
+                for host in self.hosts:
+                    for variant in self.variants:
+                        if variant.hosts is None or host in variant.hosts:
+                            model = dataclasses.replace(self.model, **variant.model)
+                            yield Cell(data, host, variant, model, self.training, seed, bases[host])
+
+    def _base_cell(self, host: str, seed: int) -> Cell | None:
+        if self.base is None:
+            return None
+        return Cell(self.base.data, host, Variant(BASE), self.model, self.base.training, seed)
+
+
+def _base(content: Any, training: TrainingSettings, size: str) -> Base:
+    content = dict(_mapping("base", content))
+    _known("key of base", content, ("data", "training"))
+    if "data" not in content:
+        raise EFAError("base: missing: data.")
+    changed = {} if size == "tiny" else _mapping("base: training", content.get("training", {}))
+    return Base(
+        _data(BASE, content["data"], size),
+        _typed(TrainingSettings, "base: training", {**dataclasses.asdict(training), **changed}),
+    )
+
+
+def _data(name: str, content: Any, size: str) -> DataSpec:
+    options = dict(_mapping(f"data: {name}", content))
+    source = options.pop("source", name)
+    if source not in SOURCES:
+        raise unknown_names("source", [source], SOURCES)
+    chosen: Source = SOURCES[source]
+    if size == "tiny":
+        options |= chosen.tiny
+    _known(f"option of {source}", options, chosen.options)
+    return DataSpec(name, source, options)
+
+
+def _variant(label: str, content: Any, hosts: tuple[str, ...], model: ModelSettings) -> Variant:
+    options = dict(_mapping(f"variants: {label}", content or {}))
+    if label == BASE:
+        raise EFAError(f"a variant cannot be called {BASE}: that is what the study's base is called. Take another label.")
+    _known(f"key of variant {label}", options, ("efa", "model", "hosts"))
+    efa = options.get("efa")
+    if efa is not None:
+        EFAConfig.from_dict(_mapping(f"efa of {label}", efa))
+    _typed(ModelSettings, f"model of {label}", {**dataclasses.asdict(model), **_mapping(label, options.get("model", {}))})
+    chosen = options.get("hosts")
+    if chosen is not None:
+        _known("host", chosen, hosts)
+    return Variant(label, efa, options.get("model", {}), None if chosen is None else tuple(chosen))
+
+
+def _typed(kind: type[T], where: str, content: Any) -> T:
+    content = _mapping(where, content)
+    _known(f"key of {where}", content, [entry.name for entry in dataclasses.fields(kind)])  # type: ignore[arg-type]
+    return kind(**content)
+
+
+def _mapping(where: str, content: Any) -> Mapping[str, Any]:
+    if not isinstance(content, Mapping):
+        raise EFAError(f"{where} must be a mapping, got {content!r} ({type(content).__name__}).")
+    return content
+
+
+def _known(what: str, given: Any, known: Any) -> None:
+    unknown = [str(key) for key in given if key not in known]
+    if unknown:
+        raise unknown_names(what, unknown, known)
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid upon `base`, mapping by mapping."""
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = _merged(result[key], value) if both else value
+    return result

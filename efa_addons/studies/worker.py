@@ -1,0 +1,142 @@
+"""One training of a study, in the environment of its host: `python -m efa_addons.studies.worker FOLDER`.
+
+FOLDER holds job.json, a `Job`; the host's own command trains there, and run.json is what comes out of it, of a failure, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from efa_addons.errors import EFAError
+from efa_addons.studies import cumulene, hosts, sources
+from efa_addons.studies.cost import Cost, measure
+from efa_addons.studies.dynamics import Dynamics, nve
+from efa_addons.studies.evaluate import evaluate
+from efa_addons.studies.record import Record
+from efa_addons.studies.runs import Run
+from efa_addons.studies.study import ModelSettings, TrainingSettings
+from efa_addons.version import __version__
+
+JOB, PROGRESS = "job.json", "progress"
+NAME, TRAINING = "model", "training"  # of the host's model, and the folder it is trained in
+POLL = 0.5  # s
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training, and what its record says of the study.
+
+    Args:
+        record: the fields of `Record` that are known before: study, size, data, host, variant, seed, …, settings and split.
+        data: the folder of the data set.
+        device: "cpu" or "cuda".
+        threads: of torch.
+        base: the folder of the job whose model is trained further; none: from scratch.
+    """
+
+    record: dict[str, Any]
+    data: str
+    device: str
+    threads: int
+    base: str | None = None
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / JOB).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+
+def run(folder: Path) -> Record:
+    """Trains, evaluates and writes run.json."""
+    start = time.monotonic()
+    job = Job(**json.loads((folder / JOB).read_text()))
+    host = hosts.load(job.record["host"])
+    known = {**job.record, "versions": versions(host), "hardware": hardware(job)}
+    try:
+        found = _train_and_evaluate(job, host, folder)
+        record = Record(**{**known, **found}, status="finished")
+    except Exception as error:  # whatever a host does: it is said in the record, and the study goes on
+        record = Record(**known, status="failed", error=f"{type(error).__name__}: {error}")
+    record = dataclasses.replace(record, seconds={**record.seconds, "total": time.monotonic() - start})
+    record.save(folder)
+    return record
+
+
+def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path) -> dict[str, Any]:
+    settings, data = job.record["settings"], Path(job.data)
+    model, training = ModelSettings(**settings["model"]), TrainingSettings(**settings["training"])
+    base = None
+    if job.base is not None:
+        base = host.model_file(NAME, Path(job.base) / TRAINING)
+        if not base.exists():
+            raise EFAError(f"there is no model to go on from: its training failed, see {job.base}.")
+    flags = host.settings(model, training, settings["efa"], job.record["seed"], elements(data), job.device, base)
+    run = Run(host, hosts.Variant(NAME, job.record["variant"], "study"), folder / TRAINING, data, flags)
+    process = run.start(job.threads)
+    while (code := process.poll()) is None:
+        (folder / PROGRESS).write_text(str(host.epochs_done(run.folder)))
+        time.sleep(POLL)
+    run.finish(code)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
+    curve = host.curve(run.folder)
+    if not curve:
+        raise EFAError(f"the training left no record of validations in {run.folder}")
+    calculator, parameters = host.calculator(run.model)
+    metrics, profiles = evaluate(calculator, data)
+    further: dict[str, Any] = {}
+    if settings["dynamics"] is not None:
+        wanted = Dynamics(**settings["dynamics"])
+        if job.record["seed"] in wanted.seeds:
+            further["dynamics"] = nve(calculator, cumulene.read(data, wanted.set)[wanted.index], wanted)
+    if settings["cost"] is not None:
+        further["cost"] = measure(calculator, Cost(**settings["cost"]), elements(data))
+    return {
+        "num_parameters": parameters,
+        "seconds": {"training": host.seconds_per_epoch(run.folder) * training.num_epochs},
+        "peak_memory": peak,
+        "metrics": metrics,
+        "profiles": profiles,
+        "curve": tuple(curve),
+        **further,
+        "settings": {**settings, "command": run.command},
+    }
+
+
+def elements(data: Path) -> list[str]:
+    """Symbols of all that occurs in a folder of data, in the order of their numbers."""
+    from ase.data import chemical_symbols
+
+    names = ["train", "valid", *sources.evaluation_sets(data)]
+    numbers = {int(number) for name in names for atoms in cumulene.read(data, name) for number in atoms.numbers}
+    return [chemical_symbols[number] for number in sorted(numbers)]
+
+
+def versions(host: hosts.Host) -> dict[str, str]:
+    return {
+        "efa_addons": __version__,
+        host.DISTRIBUTION: version(host.DISTRIBUTION),
+        **{name: version(name) for name in ("torch", "e3nn")},
+        "python": platform.python_version(),
+    }
+
+
+def hardware(job: Job) -> str:
+    """One line on the device."""
+    if job.device != "cpu":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()}, {job.threads} thread{'s' if job.threads > 1 else ''}"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(0 if run(Path(sys.argv[1]).resolve()).finished else 1)

@@ -1,0 +1,61 @@
+"""Dynamics at constant energy, with forces that are known to conserve it and forces that are known not to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ase")
+
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+from efa_addons.errors import EFAError
+from efa_addons.studies.dynamics import Dynamics, nve
+
+
+class Spring(Calculator):
+    """Two atoms on a spring, k in eV/Å²; `push` adds a constant force along the bond that no energy belongs to."""
+
+    implemented_properties = ["energy", "forces"]
+
+    def __init__(self, k: float, push: float = 0.0) -> None:
+        super().__init__()
+        self.k, self.push = k, push
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=()):
+        super().calculate(atoms, properties, system_changes)
+        bond = self.atoms.positions[1] - self.atoms.positions[0]
+        length = np.linalg.norm(bond)
+        force = (-self.k * (length - 1.0) + self.push) * bond / length
+        self.results = {"energy": 0.5 * self.k * (length - 1.0) ** 2, "forces": np.array([-force, force])}
+
+
+ATOMS = Atoms("N2", [[0, 0, 0], [0, 0, 1.1]])
+SHORT = Dynamics(picoseconds=0.5, timestep=0.5, temperature=300.0)
+
+
+def test_a_spring_keeps_its_energy():
+    found = nve(Spring(30.0), ATOMS, SHORT)
+    assert abs(found["drift"]) < 1e-4 and found["spread"] < 1e-3 and found["fell_apart"] is None
+    assert (
+        found["time"][0] == 0 and found["time"][-1] == pytest.approx(0.5) and len(found["time"]) == len(found["energy"]) == 200
+    )
+    # the error of velocity Verlet is of second order in its step
+    finer = nve(Spring(30.0), ATOMS, Dynamics(picoseconds=0.5, timestep=0.25, temperature=300.0))
+    assert found["spread"] / finer["spread"] == pytest.approx(4, rel=0.1)
+
+
+def test_forces_without_an_energy_are_seen():
+    push = nve(Spring(0.0, push=0.02), ATOMS, SHORT)
+    assert push["drift"] > 1e-2
+
+
+def test_a_molecule_that_falls_apart_is_said_to():
+    found = nve(Spring(0.0, push=2.0), ATOMS, SHORT)
+    assert 0 < found["fell_apart"] < 0.5 and len(found["time"]) == len(found["energy"])
+
+
+def test_settings_are_checked():
+    with pytest.raises(EFAError, match="timestep must be positive, got 0"):
+        Dynamics(timestep=0)

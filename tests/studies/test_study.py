@@ -1,0 +1,240 @@
+"""The files of studies, the order of their runs, resuming and failing; scripts in place of hosts, nothing is trained."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("ase")
+
+from efa_addons.errors import EFAError
+from efa_addons.studies import environments, runner, sources
+from efa_addons.studies.environments import Environment
+from efa_addons.studies.record import FORMAT, Record, read_all, same_split
+from efa_addons.studies.runs import split
+from efa_addons.studies.study import Study
+from efa_addons.studies.worker import Job
+from efa_addons.version import __version__
+
+CONTENT = {
+    "title": "Two atoms",
+    "question": "Does it see?",
+    "data": {"pairs": {"source": "two_atoms", "num_train": 20}},
+    "model": {"cutoff": 4.0},
+    "training": {"num_epochs": 10},
+    "variants": {
+        "without EFA": {},
+        "with EFA": {"efa": {"max_length": 9.0}},
+        "far": {"model": {"cutoff": 8}, "hosts": ["mace"]},
+    },
+    "seeds": [0, 1],
+    "sizes": {"paper": {"training": {"num_epochs": 1000}, "data": {"pairs": {"num_train": 500}}}},
+}
+
+
+def load(size: str = "quick", **changes) -> Study:
+    return Study.from_dict("pairs", {**CONTENT, **changes}, size)
+
+
+def test_cells_are_data_hosts_variants_and_seeds():
+    study = load()
+    cells = list(study.cells())
+    assert len(cells) == 2 * (3 + 2 + 2)
+    assert [cell.seed for cell in cells] == [0] * 7 + [1] * 7
+    assert cells[0].name == "pairs/mace/without-efa/seed-0"
+    assert {cell.host for cell in cells if cell.variant.label == "far"} == {"mace"}
+    assert {(cell.variant.label, cell.model.cutoff) for cell in cells} == {
+        ("without EFA", 4.0),
+        ("with EFA", 4.0),
+        ("far", 8.0),
+    }
+
+
+BASE = {"data": {"source": "two_atoms", "num_train": 30, "r_max": 4.0}, "training": {"num_epochs": 5}}
+
+
+def test_a_base_is_a_cell_before_those_that_go_on_from_it():
+    cells = list(load(base=BASE, hosts=["mace", "painn"]).cells())
+    assert [cell.name for cell in cells[:2]] == ["base/mace/base/seed-0", "base/painn/base/seed-0"]
+    base = {cell.host: cell for cell in cells[:2]}
+    assert all(cell.base is base[cell.host] for cell in cells[2:7])
+    assert base["mace"].training.num_epochs == 5 and base["mace"].data.options["r_max"] == 4.0
+    assert base["mace"].variant.efa is None and cells[2].training.num_epochs == 10
+    for wrong, message in (({"data": BASE["data"], "lr": 1}, "lr"), ({"training": {}}, "missing: data")):
+        with pytest.raises(EFAError, match=message):
+            load(base=wrong)
+
+
+def test_sizes_change_what_they_name():
+    paper, tiny = load("paper"), load("tiny")
+    assert paper.training.num_epochs == 1000 and paper.training.batch_size == load().training.batch_size
+    assert paper.data[0].options["num_train"] == 500
+    assert tiny.seeds == (0,) and tiny.training.num_epochs == 2 and tiny.model.cutoff == 4.0
+    assert tiny.data[0].options["num_train"] == sources.SOURCES["two_atoms"].tiny["num_train"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"varants": {}}, "varants.*variants"),
+        ({"model": {"cutof": 3}}, "cutof.*cutoff"),
+        ({"training": {"lr": "fast"}}, "lr must be float"),
+        ({"hosts": ["mice"]}, "mice.*mace"),
+        ({"data": {"pairs": {"source": "two_atom"}}}, "two_atom.*two_atoms"),
+        ({"data": {"two_atoms": {"num_trian": 3}}}, "num_trian.*num_train"),
+        ({"variants": {"a": {"efa": {"max_lenght": 9.0}}}}, "max_lenght.*max_length"),
+        ({"variants": {"a": {"modell": {}}}}, "modell.*model"),
+        ({"variants": {"a": {"hosts": ["painn"]}}, "hosts": ["mace"]}, "painn.*mace"),
+        ({"units": "kcal"}, "kcal"),
+        ({"variants": {"base": {}}}, "cannot be called base"),
+        ({"sizes": {"huge": {}}}, "huge.*quick"),
+        ({"title": None, "variants": "all"}, "variants must be a mapping"),
+    ],
+)
+def test_wrong_files_are_refused_by_name(changes, message):
+    with pytest.raises(EFAError, match=f"(?s){message}"):
+        load(**changes)
+
+
+def test_a_file_without_a_question_is_refused(tmp_path):
+    path = tmp_path / "pairs.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in CONTENT.items() if key != "question"}))
+    with pytest.raises(EFAError, match=r"pairs\.yaml.*missing: question"):
+        Study.load(path)
+
+
+# writes what a worker would, without the time that importing torch takes
+SUCCEED = """
+import json, sys
+from pathlib import Path
+folder = Path(sys.argv[-1])
+record = json.loads((folder / "job.json").read_text())["record"]
+record["settings"]["command"] = ["train"]
+record |= {"versions": {"efa_addons": VERSION, "mace-torch": "1"}, "hardware": "", "status": "finished", "format": FORMAT}
+(folder / "run.json").write_text(json.dumps({**record, "profiles": {}}))
+with (folder.parents[5] / "runs").open("a") as file:
+    print(record["seed"], record["variant"], file=file)
+"""
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """A runner whose workers are a script; returns the study's folder and what sets the script."""
+    program = tmp_path / "python"
+
+    def use(script: str) -> None:
+        (tmp_path / "worker.py").write_text(script.replace("VERSION", repr(__version__)).replace("FORMAT", str(FORMAT)))
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path / "worker.py"} "$@"\n')
+        program.chmod(0o755)
+
+    use(SUCCEED)
+    monkeypatch.setattr(runner, "find", lambda host, given: Environment(host, program, "1"))
+    return use
+
+
+def run(tmp_path: Path, **changes) -> list[Record]:
+    changes = {"hosts": ["mace"], **changes}
+    return runner.run(load("tiny", seeds=[0], **changes), tmp_path / "out", parallel=2)[1]
+
+
+def ran(tmp_path: Path) -> list[str]:
+    path = tmp_path / "out" / "runs"
+    lines = sorted(path.read_text().splitlines()) if path.exists() else []
+    path.unlink(missing_ok=True)
+    return lines
+
+
+def test_finished_runs_are_not_repeated(tmp_path, fake):
+    everything = ["0 far", "0 with EFA", "0 without EFA"]
+    records = run(tmp_path)
+    assert [record.variant for record in records] == ["without EFA", "with EFA", "far"] and ran(tmp_path) == everything
+    assert same_split(records) and set(records[0].split) == {"train", "valid", "test", "scan"}
+    run(tmp_path)
+    assert ran(tmp_path) == []
+    (tmp_path / "out/pairs/tiny/pairs/mace/far/seed-0/run.json").unlink()
+    run(tmp_path)
+    assert ran(tmp_path) == ["0 far"]
+    changed = {**CONTENT["variants"], "with EFA": {"efa": {"max_length": 10.0}}}
+    run(tmp_path, variants=changed)
+    assert ran(tmp_path) == ["0 with EFA"]
+    run(tmp_path, variants=changed, data={"pairs": {"source": "two_atoms", "seed": 1}})
+    assert ran(tmp_path) == everything
+
+
+def test_a_new_version_of_the_host_repeats_them(tmp_path, fake, monkeypatch):
+    run(tmp_path)
+    ran(tmp_path)
+    found = runner.find
+    monkeypatch.setattr(runner, "find", lambda host, given: Environment(host, found(host, given).python, "2"))
+    run(tmp_path)
+    assert len(ran(tmp_path)) == 3
+
+
+def test_a_worker_that_dies_is_a_failed_run_and_the_others_go_on(tmp_path, fake, capsys):
+    fake("import sys; sys.exit('out of memory') if 'with-efa' in sys.argv[-1] else None\n" + SUCCEED)
+    records = run(tmp_path)
+    assert [record.status for record in records] == ["finished", "failed", "finished"]
+    assert "out of memory" in records[1].error and "log.txt" in records[1].error
+    assert "failed" in capsys.readouterr().out
+    assert len(read_all(tmp_path / "out")) == 3
+    ran(tmp_path)
+    fake(SUCCEED)
+    assert all(record.finished for record in run(tmp_path))  # what failed is tried again, and nothing else
+    assert ran(tmp_path) == ["0 with EFA"]
+
+
+def test_what_goes_on_from_a_base_waits_for_it(tmp_path, fake):
+    records = run(tmp_path, base=BASE)
+    assert [record.variant for record in records] == ["base", "without EFA", "with EFA", "far"]
+    path = tmp_path / "out" / "runs"
+    assert path.read_text().splitlines()[0] == "0 base"
+    assert records[1].settings["base"]["training"]["num_epochs"] == 2 and records[0].settings["base"] is None  # tiny
+    ran(tmp_path)
+    run(tmp_path, base={**BASE, "data": {**BASE["data"], "seed": 3}})
+    assert ran(tmp_path) == ["0 base", "0 far", "0 with EFA", "0 without EFA"]
+    jobs = [json.loads(job.read_text())["base"] for job in sorted((tmp_path / "out" / "pairs").rglob("job.json"))]
+    assert jobs == [None, *[str(tmp_path / "out/pairs/tiny/base/mace/base/seed-0")] * 3]
+
+
+def test_data_are_made_once_and_anew_for_other_options(tmp_path):
+    options = {**sources.SOURCES["two_atoms"].tiny}
+    folder = sources.write(tmp_path / "data", "two_atoms", options)
+    first = split(folder)
+    (folder / "train.xyz").touch()
+    time = (folder / "train.xyz").stat().st_mtime_ns
+    assert sources.write(folder, "two_atoms", options) == folder and (folder / "train.xyz").stat().st_mtime_ns == time
+    sources.write(folder, "two_atoms", {**options, "seed": 1})
+    assert split(folder)["train"] != first["train"]
+
+
+def test_an_environment_without_the_host_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(EFAError, match=r"nowhere has no nequip"):
+        environments.find("nequip", {"nequip": tmp_path / "nowhere"})
+    monkeypatch.setattr(environments, "ROOT", tmp_path)
+    monkeypatch.setattr(environments, "DISTRIBUTIONS", {"nequip": "no-such-distribution"})
+    with pytest.raises(EFAError, match=r"--python nequip=PATH"):
+        environments.find("nequip")
+
+
+def test_the_environment_of_this_process_is_taken_first(monkeypatch):
+    monkeypatch.setattr(environments, "DISTRIBUTIONS", {"mace": "torch"})
+    assert environments.find("mace").python == Path(sys.executable)
+
+
+def test_records_that_are_none_are_refused(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"format": 0}))
+    with pytest.raises(EFAError, match="format 0"):
+        Record.read(tmp_path / "run.json")
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(EFAError, match="not the record"):
+        Record.read(tmp_path / "run.json")
+
+
+def test_a_job_survives_its_file(tmp_path):
+    job = Job({"host": "mace"}, "data", "cpu", 1)
+    job.save(tmp_path / "a" / "b")
+    assert Job(**json.loads((tmp_path / "a" / "b" / "job.json").read_text())) == job

@@ -1,0 +1,92 @@
+"""A study in its tiny size, for the host that is installed: every step, from the file to the report, none of its figures."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("ase")
+
+from efa_addons.cli import main
+from efa_addons.studies import hosts
+from efa_addons.studies.evaluate import evaluate
+from efa_addons.studies.record import read_all, same_split
+from efa_addons.studies.worker import NAME, TRAINING
+
+TWO_ATOMS = Path(__file__).parents[2] / "configs" / "studies" / "two_atoms.yaml"
+
+
+@pytest.mark.parametrize("host", hosts.NAMES)
+def test_tiny_study_from_file_to_report(host, tmp_path, capsys):
+    pytest.importorskip(hosts.PACKAGES[host])
+    content = yaml.safe_load(TWO_ATOMS.read_text())
+    kept = {label: content["variants"][label] for label in ("without EFA", "with EFA")}
+    content["variants"] = {**kept, "broken": {"model": {"num_layers": -1}}}
+    content["dynamics"] = {"set": "scan"}
+    path = tmp_path / "pairs.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    out = tmp_path / "out"
+    command = ["study", str(path), "--size", "tiny", "--out", str(out), "--hosts", host, "--python", f"{host}={sys.executable}"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    found = {record.variant: record for record in read_all(out)}
+    assert [found[label].status for label in content["variants"]] == ["finished", "finished", "failed"], found
+    assert "failed" in printed and "training broken failed" in found["broken"].error
+
+    plain, efa = found["without EFA"], found["with EFA"]
+    assert same_split([plain, efa]) and set(plain.split) == {"train", "valid", "test", "scan"}
+    assert plain.settings["efa"] is None and efa.settings["efa"]["max_length"] == 12.0
+    assert 0 < plain.num_parameters < efa.num_parameters
+    for record in (plain, efa):
+        assert set(record.metrics) == {"test", "scan"} and 0 < record.metrics["test"]["energy_mae"] < 10
+        assert len(record.profiles["scan"].energies) == len(record.profiles["scan"].x) > 3
+        assert record.curve[-1]["epoch"] == record.settings["training"]["num_epochs"] == 2
+        assert 0 < record.curve[-1]["seconds"] <= record.seconds["total"] and record.peak_memory > 50
+        assert record.dynamics["fell_apart"] is None and len(record.dynamics["energy"]) == 5
+        assert record.versions[hosts.DISTRIBUTIONS[host]] and "train" in " ".join(record.settings["command"])
+    report = (out / "pairs" / "tiny" / "report.md").read_text()
+    assert f"{hosts.LABELS[host]}, with EFA" in report and "broken" in report
+    assert (out / "pairs" / "tiny" / "report.html").exists()
+
+
+@pytest.mark.parametrize("host", hosts.NAMES)
+def test_tiny_fine_tuning_goes_on_from_its_base(host, tmp_path):
+    pytest.importorskip(hosts.PACKAGES[host])
+    content = yaml.safe_load(TWO_ATOMS.read_text())
+    content["variants"] = {label: content["variants"][label] for label in ("without EFA", "with EFA")}
+    content["base"] = {"data": {"source": "two_atoms", "r_max": 4.0}}
+    content["training"]["lr"] = 1e-9  # so that it stays where it was
+    path = tmp_path / "pairs.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    command = [
+        "study",
+        str(path),
+        "--size",
+        "tiny",
+        "--out",
+        str(tmp_path),
+        "--hosts",
+        host,
+        "--python",
+        f"{host}={sys.executable}",
+    ]
+    assert main(command) == 0
+    found = {record.variant: record for record in read_all(tmp_path)}
+    assert {label: record.error for label, record in found.items()} == {"base": "", "without EFA": "", "with EFA": ""}
+    plain, efa = found["without EFA"], found["with EFA"]
+    assert found["base"].num_parameters <= plain.num_parameters < efa.num_parameters  # MACE adds some weights of its own
+    # an inserted EFA changes nothing, nor do steps of length zero
+    for record in (plain, efa):
+        assert record.profiles["scan"].energies == pytest.approx(_base_energies(tmp_path, host), abs=1e-5)
+
+
+def _base_energies(folder: Path, host: str) -> tuple[float, ...]:
+    """Of the base, on the scan of those that go on from it."""
+    below = folder / "pairs" / "tiny"
+    module = hosts.load(host)
+    calculator, _ = module.calculator(module.model_file(NAME, below / "base" / host / "base" / "seed-0" / TRAINING))
+    _, profiles = evaluate(calculator, below / "data" / "two_atoms")
+    return profiles["scan"].energies
