@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
 import torch
@@ -42,20 +45,30 @@ def sums(
     return [tensor.to(dtype) for tensor in (x, y, 4 * r, frequencies, state)], described
 
 
+Case = tuple[int, int, int, int, int]
+
+
 def gate(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
     """All five derivatives and all five second ones against the same sums in float64, part by part.
 
     Errors of sums in float32 grow with the root of their terms: beyond 20,000 atoms the limit does, too.
     """
+    cases, precisions = (((1, 1, 20, 4, 0), (2, 3, 3, 4, 0)), PRECISIONS[:1]) if quick else (GATE, PRECISIONS)
+    if not quick:
+        _compile_ahead(device, cases, precisions)
     failed = []
-    for case in ((1, 1, 20, 4, 0), (2, 3, 3, 4, 0)) if quick else GATE:
+    for case in cases:
         graphs, blocks, atoms, width, degree = case
-        for precision in PRECISIONS[:1] if quick else PRECISIONS:
-            row = Row("gate", precision, "ten derivatives", graphs, blocks * atoms // graphs, width, width, degree)
-            try:
-                row.difference = _largest_error(device, precision, case)
-            except torch.OutOfMemoryError:
-                row.status = "out of memory"
+        try:
+            errors = _largest_errors(device, precisions, case)
+            status = ""
+        except torch.OutOfMemoryError:
+            errors, status = {}, "out of memory"
+        for precision in precisions:
+            row = Row(
+                "gate", precision, "ten derivatives", graphs, blocks * atoms // graphs, width, width, degree, status=status
+            )
+            row.difference = errors.get(precision)
             yield row
             limit = LIMITS[precision] * max(1.0, blocks * atoms / 20_000) ** 0.5
             if row.difference is not None and not row.difference <= limit:
@@ -64,22 +77,53 @@ def gate(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
         raise SystemExit("gate: the kernels are wrong, nothing is timed. " + "; ".join(failed))
 
 
-def _largest_error(device: torch.device, precision: str, case: tuple[int, int, int, int, int]) -> float:
+def _largest_errors(device: torch.device, precisions: Sequence[str], case: Case) -> dict[str, float]:
     """One derivative after the other, so that a million atoms fit."""
     exact, single = sums(device, torch.float64, *case), sums(device, torch.float32, *case)
-    errors = []
+    errors = dict.fromkeys(precisions, 0.0)
+    for place, second in _ONE_BY_ONE:
+        expected = _derivative(parts, exact, place, second)
+        for precision in precisions:
+            with rounded_to(precision), backend("triton"):
+                found = _derivative(waves, single, place, second)
+            error = float((found - expected).norm() / expected.norm())
+            errors[precision] = max(errors[precision], error if error == error else float("inf"))
+    return errors
+
+
+_ONE_BY_ONE = [(place, second) for place in range(5) for second in (False, True)]
+
+
+def _derivative(module: Any, arguments: tuple[list[Any], parts.Waves], place: int, second: bool) -> torch.Tensor:
+    values, described = arguments
+    needed = [number == place for number in range(5)]
+    if second:
+        return module.second_partials(*values, described, [torch.ones_like(v) for v in values], needed)[place]
+    return module.partials(*values, described, needed)[place]
+
+
+def _compile_ahead(device: torch.device, cases: Sequence[Case], precisions: Sequence[str]) -> None:
+    """The gate's kernels, in as many processes as there are cores: one after the other they would take many minutes."""
+    jobs = {
+        (_small(case), precision, place, second) for case in cases for precision in precisions for place, second in _ONE_BY_ONE
+    }
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(16, os.cpu_count() or 1), mp_context=context) as pool:
+        for number, done in enumerate(as_completed([pool.submit(_compile, device.type, *job) for job in sorted(jobs)])):
+            done.result()
+            print(f"\rcompiled {number + 1} of {len(jobs)}", end="", flush=True)
+    print()
+
+
+def _small(case: Case) -> Case:
+    """One for which the same kernels are compiled: Triton asks whether numbers are one, and whether 16 divides them."""
+    graphs, blocks, atoms, width, degree = case
+    return graphs, blocks, atoms if atoms < 512 else 256 + atoms % 16, width, degree
+
+
+def _compile(kind: str, case: Case, precision: str, place: int, second: bool) -> None:
     with rounded_to(precision), backend("triton"):
-        for place in range(5):
-            needed = [number == place for number in range(5)]
-            for second in (False, True):
-                found, expected = (
-                    module.second_partials(*values, described, [torch.ones_like(v) for v in values], needed)[place]
-                    if second
-                    else module.partials(*values, described, needed)[place]
-                    for module, (values, described) in ((waves, single), (parts, exact))
-                )
-                errors.append(float((found - expected).norm() / expected.norm()))
-    return max(error if error == error else float("inf") for error in errors)
+        _derivative(waves, sums(torch.device(kind), torch.float32, *case), place, second)
 
 
 def limits(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
