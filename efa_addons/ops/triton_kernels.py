@@ -1,12 +1,15 @@
 """The sums of `ops.waves` as Triton kernels: features are made in registers, tile by tile, and go on to the matrix units.
 
-Three kernels make all derivatives: `state` (of Ψ by T), `read_out` (by y) and `pull` (by x, r and ω). Phases of all groups are
-numbered through, channel by channel, and a table says of each which direction, channel and rows of the state it has: a tile of
-phases may cross groups, and a group of one direction wastes nothing. Sums are in a fixed order, without atomics.
+Three kernels make all derivatives: `state` (of Ψ by T), `read_out` (by y) and `pull` (by x, r and ω). Before them `arrange`
+puts y and T in the order in which matrix units read them, rounded: rounding and turning a tile costs more than multiplying it.
 
-Along a direction (dx, dr, dω) features E x, E = (cos φ, sin φ), change by E dx + δ E' x, E' = (-sin φ, cos φ), and phases turn
-by δ = ω u·dr + dω u·r: second derivatives are the same kernels with these, where dx, dr or dω are given. Arguments that may be
-missing are None, and with them go their operations.
+Phases are numbered channel by channel, and each channel is filled up to whole tiles of them (`triton_waves.Grid`): all of a
+tile have one channel, so that features of atoms are vectors, and what is a product is as well. Rows of T that phases do not
+have are zeros. Sums are in a fixed order, without atomics.
+
+With k = ω u a phase is φ = k·r. Along a direction (dx, dr, dω) features E x, E = (cos φ, sin φ), change by E dx + δ E' x,
+E' = (-sin φ, cos φ), and phases turn by δ = k·dr + dk·r: second derivatives are the same kernels with these, where dx, dr or
+dk are given. Arguments that may be missing are None, and with them go their operations.
 
 Phases are in float32, whatever the products are in. Where nothing else is said, what is loaded has its layout from `ops.waves`.
 """
@@ -24,6 +27,7 @@ _EMULATED = tl.constexpr(INTERPRETED)
 # A part of kernels. Interpreted it is an ordinary function: Triton's interpreter takes milliseconds to enter one of its own.
 part = (lambda function: function) if INTERPRETED else triton.jit
 _QUADRANTS = tl.constexpr(0.6366197723675814)  # 2/π
+_TURNS, _TURN = tl.constexpr(0.15915494309189535), tl.constexpr(6.283185307179586)  # 1/2π, 2π
 # Added and taken away again it rounds to an integer, which stands in the lowest bits of the sum.
 _ROUND = tl.constexpr(12582912.0)
 # π/2 = the sum of these; the first two have so few bits that their product with a number of quadrants is exact.
@@ -31,31 +35,54 @@ _FIRST, _SECOND, _THIRD = tl.constexpr(1.5703125), tl.constexpr(4.83751296997070
 
 
 @part
-def cos_sin(phase, TURNED: tl.constexpr):
+def cos_sin(phase, TURNED: tl.constexpr, PRECISION: tl.constexpr):
     """cos φ and sin φ, or those of φ - 90 degrees; errors below 1e-7 for |φ| up to 1e4, 1e-6 up to 1e5.
 
-    Fitted polynomials between -π/4 and π/4. Half the instructions of a cosine and a sine, and no branch for large phases.
+    Fitted polynomials between -π/4 and π/4: half the instructions of a cosine and a sine, and no branch for large phases. For
+    tf32 and bf16, which round away more, the device's own approximation (errors of 7e-7 between -π and π).
     """
-    rounded = phase * _QUADRANTS + _ROUND
-    quadrant = rounded.to(tl.int32, bitcast=True)
-    if TURNED:
-        quadrant -= 1
-    number = rounded - _ROUND
-    rest = ((phase - number * _FIRST) - number * _SECOND) - number * _THIRD
-    square = rest * rest
-    sin = rest + rest * square * (-0.16666664 + square * (0.008332747 - 0.00019587639 * square))
-    cos = (1.0 - 0.5 * square) + square * square * (0.041666664 + square * (-0.0013888301 + 2.4547689e-5 * square))
-    odd = (quadrant & 1) != 0
-    first, second = tl.where(odd, sin, cos), tl.where(odd, cos, sin)
-    return tl.where(((quadrant + 1) & 2) != 0, -first, first), tl.where((quadrant & 2) != 0, -second, second)
+    if (PRECISION == "tf32" or PRECISION == "bf16") and not _EMULATED:
+        rest = phase - ((phase * _TURNS + _ROUND) - _ROUND) * _TURN
+        cos = tl.inline_asm_elementwise("cos.approx.f32 $0, $1;", "=r,r", [rest], dtype=tl.float32, is_pure=True, pack=1)
+        sin = tl.inline_asm_elementwise("sin.approx.f32 $0, $1;", "=r,r", [rest], dtype=tl.float32, is_pure=True, pack=1)
+        if TURNED:
+            return sin, -cos
+        else:
+            return cos, sin
+    else:
+        rounded = phase * _QUADRANTS + _ROUND
+        quadrant = rounded.to(tl.int32, bitcast=True)
+        if TURNED:
+            quadrant -= 1
+        number = rounded - _ROUND
+        rest = ((phase - number * _FIRST) - number * _SECOND) - number * _THIRD
+        square = rest * rest
+        sin = rest + rest * square * (-0.16666664 + square * (0.008332747 - 0.00019587639 * square))
+        cos = (1.0 - 0.5 * square) + square * square * (0.041666664 + square * (-0.0013888301 + 2.4547689e-5 * square))
+        odd = (quadrant & 1) != 0
+        first, second = tl.where(odd, sin, cos), tl.where(odd, cos, sin)
+        # the second bit of the quadrant (plus one) is the sign of the sine (of the cosine)
+        return negated(first, (quadrant + 1) << 30), negated(second, quadrant << 30)
 
 
 @part
-def to_tf32(x):
-    """Rounded to the 10 bits of TF32: left to themselves, the matrix units cut them off."""
+def negated(x, bits):
+    """-x where the first of the bits is set."""
+    return (x.to(tl.int32, bitcast=True) ^ (bits & -0x80000000)).to(tl.float32, bitcast=True)
+
+
+@part
+def to_tf32(x, NATIVE: tl.constexpr):
+    """Rounded to the 10 bits of TF32: left to themselves, the matrix units cut them off.
+
+    Args:
+        NATIVE: the device has an instruction for it (from compute capability 9.0 on; to even where both are as near).
+    """
     if _EMULATED:
         bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
         return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
+    elif NATIVE:
+        return tl.inline_asm_elementwise("cvt.rn.tf32.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:
         return tl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1)
 
@@ -72,96 +99,143 @@ def to_bf16(x):
 
 
 @part
-def multiply_add(a, b, total, PRECISION: tl.constexpr):
-    """total + a b. tf32x3: what TF32 leaves of a and b is multiplied as well, all but the rest with the rest."""
+def rounded(x, PRECISION: tl.constexpr, NATIVE: tl.constexpr):
+    """A factor as the matrix units take it, the larger part of it for tf32x3."""
     if PRECISION == "ieee":
-        total = tl.dot(a, b, total, input_precision="ieee")
+        return x
     elif PRECISION == "bf16":
-        total = tl.dot(to_bf16(a), to_bf16(b), total)
+        return to_bf16(x)
+    else:
+        return to_tf32(x, NATIVE)
+
+
+@part
+def multiply_add(a, a_rest, b, b_rest, total, PRECISION: tl.constexpr):
+    """total + a b, of rounded factors. tf32x3: with what TF32 leaves of each, all but the rest with the rest."""
+    if PRECISION == "ieee":
+        return tl.dot(a, b, total, input_precision="ieee")
+    elif PRECISION == "bf16":
+        return tl.dot(a, b, total)
     elif PRECISION == "tf32":
-        total = tl.dot(to_tf32(a), to_tf32(b), total, input_precision="tf32")
+        return tl.dot(a, b, total, input_precision="tf32")
     else:
-        big_a, big_b = to_tf32(a), to_tf32(b)
-        total = tl.dot(to_tf32(a - big_a), big_b, total, input_precision="tf32")
-        total = tl.dot(big_a, to_tf32(b - big_b), total, input_precision="tf32")
-        total = tl.dot(big_a, big_b, total, input_precision="tf32")
-    return total
+        total = tl.dot(a_rest, b, total, input_precision="tf32")
+        total = tl.dot(a, b_rest, total, input_precision="tf32")
+        return tl.dot(a, b, total, input_precision="tf32")
 
 
 @part
-def vectors(v, offset, step, mask):
+def add_product(features, source, place, size, total, PRECISION: tl.constexpr, NATIVE: tl.constexpr):
+    """total + features b. At `place` (N, K) lies the transpose of b, `size` behind it what rounding took from it."""
+    b = tl.trans(tl.load(source + place))
+    a = rounded(features, PRECISION, NATIVE)
+    if PRECISION == "tf32x3":
+        return multiply_add(a, to_tf32(features - a, NATIVE), b, tl.trans(tl.load(source + size + place)), total, PRECISION)
+    else:
+        return multiply_add(a, a, b, b, total, PRECISION)
+
+
+@triton.jit
+def arrange(
+    source, rows, out, num_items, num_out, size,
+    NUM_VALUES: tl.constexpr, PADDED_VALUES: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr,
+    NATIVE: tl.constexpr, ITEMS: tl.constexpr, VALUES: tl.constexpr,
+):  # fmt: skip
+    """From source (L, I, V) out (parts, L, I', V') or, transposed, (parts, L, V', I'): rounded, and what is missing zero.
+
+    Args:
+        rows: (I',) item of the source for each, negative for none; None: the same.
+        num_items, num_out, size: I, I' and that of a part, L I' V'; the second part of two is what rounding took away.
+    """
+    tiles = num_out // ITEMS
+    outer = (tl.program_id(0) // tiles).to(tl.int64)
+    number = tl.program_id(0) % tiles * ITEMS + tl.arange(0, ITEMS)
+    value = tl.program_id(1) * VALUES + tl.arange(0, VALUES)
+    item = number
+    if rows is not None:
+        item = tl.load(rows + number)
+    mask = ((item >= 0) & (item < num_items))[:, None] & (value < NUM_VALUES)[None, :]
+    here = tl.load(source + (outer * num_items + item)[:, None] * NUM_VALUES + value[None, :], mask=mask, other=0.0)
+    if TRANSPOSED:
+        place = (outer * PADDED_VALUES + value)[None, :] * num_out + number[:, None]
+    else:
+        place = (outer * num_out + number)[:, None] * PADDED_VALUES + value[None, :]
+    large = rounded(here, PRECISION, NATIVE)
+    tl.store(out + place, large)
+    if PRECISION == "tf32x3":
+        tl.store(out + size + place, to_tf32(here - large, NATIVE))
+
+
+@part
+def vectors(v, offset, step):
     """The three components of v at offset, which lie `step` apart."""
-    first = tl.load(v + offset, mask=mask, other=0.0)
-    second = tl.load(v + offset + step, mask=mask, other=0.0)
-    return first, second, tl.load(v + offset + 2 * step, mask=mask, other=0.0)
+    return tl.load(v + offset), tl.load(v + offset + step), tl.load(v + offset + 2 * step)
 
 
 @part
-def phases(table, number, num_phases):
-    """Of each phase: direction, channel, row of its cos of the first d, and rows between one d and the next."""
-    mask = number < num_phases
-    direction = tl.load(table + number, mask=mask, other=0)
-    channel = tl.load(table + num_phases + number, mask=mask, other=0)
-    row = tl.load(table + 2 * num_phases + number, mask=mask, other=0)
-    return mask, direction, channel, row, tl.load(table + 3 * num_phases + number, mask=mask, other=0)
+def dot3(a0, a1, a2, b0, b1, b2):
+    return a0 * b0 + a1 * b1 + a2 * b2
 
 
 @part
-def turned_by(along, along_dr, frequency, d_frequency, dr, df):
-    """δ = ω u·dr + dω u·r, of what is given of dr and dω."""
-    if dr is None:
-        return along * d_frequency
-    elif df is None:
-        return along_dr * frequency
-    else:
-        return along_dr * frequency + along * d_frequency
-
-
-@part
-def changed(cos, sin, x, turn, dx, offset, mask, HAS_TURN: tl.constexpr):
+def changed(cos, sin, x, turn, dx, HAS_TURN: tl.constexpr, HAS_CHANGE: tl.constexpr):
     """Features of cos and sin: E x, or their change E dx + δ E' x where dx or a turn is given."""
-    if dx is None:
-        if HAS_TURN:
-            return -(turn * sin) * x, (turn * cos) * x
-        else:
-            return cos * x, sin * x
+    if HAS_TURN:
+        first, second = -(turn * sin) * x, (turn * cos) * x
+        if HAS_CHANGE:
+            first, second = first + cos * dx, second + sin * dx
+        return first, second
+    elif HAS_CHANGE:
+        return cos * dx, sin * dx
     else:
-        d = tl.load(dx + offset, mask=mask, other=0.0)
-        if HAS_TURN:
-            return cos * d - (turn * sin) * x, sin * d + (turn * cos) * x
-        else:
-            return cos * d, sin * d
+        return cos * x, sin * x
+
+
+@part
+def by_halves(x, first_channel, second_channel, num_atoms, atom, is_first, HALVES: tl.constexpr):
+    """x of the atoms (1, n), or (phases, n) where a tile has a channel in each of its halves."""
+    here = tl.load(x + first_channel * num_atoms + atom)[None, :]
+    if HALVES == 2:
+        there = tl.load(x + second_channel * num_atoms + atom)[None, :]
+        here = here * is_first + there * (1.0 - is_first)  # a choice would leave the features in another layout
+    return here
 
 
 @triton.jit
 def state(
-    x, y, r, dx, dy, dr, df, weights, directions, frequencies, table, blocks, out,
-    num_atoms, num_phases, num_rows, num_channels, num_graphs,
-    NUM_D: tl.constexpr, NUM_COMPONENTS: tl.constexpr, NUM_VALUES: tl.constexpr, TURNED: tl.constexpr,
-    PRECISION: tl.constexpr, ATOMS: tl.constexpr, PHASES: tl.constexpr, VALUES: tl.constexpr,
+    x, y, r, k, dx, dy, dr, dk, weights, halves, channels, rows, blocks, out,
+    num_atoms, num_items, num_phases, num_rows, num_channels, num_graphs, size,
+    NUM_D: tl.constexpr, NUM_COMPONENTS: tl.constexpr, NUM_VALUES: tl.constexpr, PADDED_VALUES: tl.constexpr,
+    TURNED: tl.constexpr, PRECISION: tl.constexpr, NATIVE: tl.constexpr, ATOMS: tl.constexpr, PHASES: tl.constexpr,
+    HALVES: tl.constexpr, VALUES: tl.constexpr,
 ):  # fmt: skip
     """out (splits, G, R, V) += Σ_n features_n ⊗ (Y_m·y_n) of each graph; along a direction, changed features ⊗ y + E x ⊗ dy.
 
     One program: a tile of phases with two d, a graph, a tile of values; the atoms are shared between `splits` programs.
 
     Args:
+        y, dy: (parts, B A, V', n'), arranged and transposed; num_items, size: n' and that of a part.
+        k, dk: (3, Φ'); weights: (A, Φ'); channels: of each tile of PHASES / HALVES phases.
+        halves: (Φ',) one for phases of the first of two tiles, zero for those of the second: loaded like k, for their sake.
+        rows: (2, Φ') row of each phase's cos of the first d, negative for none, and rows between one d and the next.
         blocks: (G + 1,) first block of each graph, and their number.
     """
-    HAS_TURN: tl.constexpr = dr is not None or df is not None
-    tiles, pairs = tl.cdiv(num_phases, PHASES), (NUM_D + 1) // 2
+    HAS_TURN: tl.constexpr = dr is not None or dk is not None
+    HAS_CHANGE: tl.constexpr = dx is not None
+    tiles, pairs = num_phases // PHASES, (NUM_D + 1) // 2
     program = tl.program_id(0)
     graph = (program // (tiles * pairs)).to(tl.int64)
     d = program // tiles % pairs * 2
-    number = program % tiles * PHASES + tl.arange(0, PHASES)
-    mask_p, direction, channel, row, step = phases(table, number, num_phases)
-    ux, uy, uz = vectors(directions, 3 * direction[:, None], 1, mask_p[:, None])
-    frequency = tl.load(frequencies + channel, mask=mask_p, other=0.0)[:, None]
-    d_frequency = frequency
-    if df is not None:
-        d_frequency = tl.load(df + channel, mask=mask_p, other=0.0)[:, None]
+    tile = program % tiles
+    number = tile * PHASES + tl.arange(0, PHASES)
+    first_channel = tl.load(channels + tile * HALVES)
+    second_channel = tl.load(channels + tile * HALVES + HALVES - 1)
+    is_first = tl.load(halves + number[:, None])
+    k0, k1, k2 = vectors(k, number[:, None], num_phases)
+    if dk is not None:
+        dk0, dk1, dk2 = vectors(dk, number[:, None], num_phases)
     value = tl.program_id(1) * VALUES + tl.arange(0, VALUES)
     split, splits = tl.program_id(2), tl.num_programs(2)
-    mask_q = number < tl.where(d + 1 < NUM_D, num_phases, 0)  # where there is a second d
 
     cos_a = tl.zeros([PHASES, VALUES], tl.float32)
     sin_a = tl.zeros([PHASES, VALUES], tl.float32)
@@ -170,161 +244,174 @@ def state(
     first_block, last_block = tl.load(blocks + graph), tl.load(blocks + graph + 1)
     for block in range(first_block, last_block):
         for start in range(split * ATOMS, num_atoms, splits * ATOMS):
-            atom = start + tl.arange(0, ATOMS)
-            mask_n = atom < num_atoms
-            mask = mask_p[:, None] & mask_n[None, :]
-            x0, x1, x2 = vectors(r, (block * 3 * num_atoms + atom)[None, :], num_atoms, mask_n[None, :])
-            along = x0 * ux + x1 * uy + x2 * uz
-            cos, sin = cos_sin(along * frequency, TURNED)
-            along_dr = along
+            item = start + tl.arange(0, ATOMS)
+            atom = tl.minimum(item, num_atoms - 1)
+            place_r = (block * 3 * num_atoms + atom)[None, :]
+            r0, r1, r2 = vectors(r, place_r, num_atoms)
+            cos, sin = cos_sin(dot3(k0, k1, k2, r0, r1, r2), TURNED, PRECISION)
+            turn = cos
             if dr is not None:
-                d0, d1, d2 = vectors(dr, (block * 3 * num_atoms + atom)[None, :], num_atoms, mask_n[None, :])
-                along_dr = d0 * ux + d1 * uy + d2 * uz
-            turn = along
-            if HAS_TURN:
-                turn = turned_by(along, along_dr, frequency, d_frequency, dr, df)
-            offset_a = ((block * NUM_D + d) * num_channels + channel[:, None]) * num_atoms + atom[None, :]
-            offset_b = offset_a + num_channels * num_atoms
-            x_a = tl.load(x + offset_a, mask=mask, other=0.0)
-            mask_b = mask_q[:, None] & mask_n[None, :]
-            x_b = tl.load(x + offset_b, mask=mask_b, other=0.0)
-            fc_a, fs_a = changed(cos, sin, x_a, turn, dx, offset_a, mask, HAS_TURN)
-            fc_b, fs_b = changed(cos, sin, x_b, turn, dx, offset_b, mask_b, HAS_TURN)
+                d0, d1, d2 = vectors(dr, place_r, num_atoms)
+                turn = dot3(k0, k1, k2, d0, d1, d2)
+                if dk is not None:
+                    turn += dot3(dk0, dk1, dk2, r0, r1, r2)
+            elif dk is not None:
+                turn = dot3(dk0, dk1, dk2, r0, r1, r2)
+            of_a = (block * NUM_D + d) * num_channels * num_atoms
+            of_b = (block * NUM_D + tl.minimum(d + 1, NUM_D - 1)) * num_channels * num_atoms
+            x_a = by_halves(x + of_a, first_channel, second_channel, num_atoms, atom, is_first, HALVES)
+            x_b = by_halves(x + of_b, first_channel, second_channel, num_atoms, atom, is_first, HALVES)
+            dx_a, dx_b = x_a, x_b
+            if HAS_CHANGE:
+                dx_a = by_halves(dx + of_a, first_channel, second_channel, num_atoms, atom, is_first, HALVES)
+                dx_b = by_halves(dx + of_b, first_channel, second_channel, num_atoms, atom, is_first, HALVES)
             for component in range(NUM_COMPONENTS):
-                place = ((block * NUM_COMPONENTS + component) * num_atoms + atom)[:, None] * NUM_VALUES + value[None, :]
-                mask_v = mask_n[:, None] & (value < NUM_VALUES)[None, :]
-                factor = 1.0
+                fc, fs = cos, sin
                 if weights is not None:
-                    factor = tl.load(weights + direction * NUM_COMPONENTS + component, mask=mask_p, other=0.0)[:, None]
+                    factor = tl.load(weights + component * num_phases + number)[:, None]
+                    fc, fs = cos * factor, sin * factor
+                place = ((block * NUM_COMPONENTS + component) * PADDED_VALUES + value)[:, None] * num_items + item[None, :]
                 if y is not None:
-                    here = tl.load(y + place, mask=mask_v, other=0.0)
-                    cos_a = multiply_add(fc_a * factor, here, cos_a, PRECISION)
-                    sin_a = multiply_add(fs_a * factor, here, sin_a, PRECISION)
-                    cos_b = multiply_add(fc_b * factor, here, cos_b, PRECISION)
-                    sin_b = multiply_add(fs_b * factor, here, sin_b, PRECISION)
+                    here_cos, here_sin = changed(fc, fs, x_a, turn, dx_a, HAS_TURN, HAS_CHANGE)
+                    cos_a = add_product(here_cos, y, place, size, cos_a, PRECISION, NATIVE)
+                    sin_a = add_product(here_sin, y, place, size, sin_a, PRECISION, NATIVE)
+                    here_cos, here_sin = changed(fc, fs, x_b, turn, dx_b, HAS_TURN, HAS_CHANGE)
+                    cos_b = add_product(here_cos, y, place, size, cos_b, PRECISION, NATIVE)
+                    sin_b = add_product(here_sin, y, place, size, sin_b, PRECISION, NATIVE)
                 if dy is not None:
-                    here = tl.load(dy + place, mask=mask_v, other=0.0)
-                    cos_a = multiply_add(cos * x_a * factor, here, cos_a, PRECISION)
-                    sin_a = multiply_add(sin * x_a * factor, here, sin_a, PRECISION)
-                    cos_b = multiply_add(cos * x_b * factor, here, cos_b, PRECISION)
-                    sin_b = multiply_add(sin * x_b * factor, here, sin_b, PRECISION)
-    rows = (split * num_graphs + graph) * num_rows + row + d * step
-    place = rows[:, None] * NUM_VALUES + value[None, :]
-    mask = mask_p[:, None] & (value < NUM_VALUES)[None, :]
-    to_sin = (NUM_D * step)[:, None] * NUM_VALUES
-    to_b = step[:, None] * NUM_VALUES
+                    cos_a = add_product(fc * x_a, dy, place, size, cos_a, PRECISION, NATIVE)
+                    sin_a = add_product(fs * x_a, dy, place, size, sin_a, PRECISION, NATIVE)
+                    cos_b = add_product(fc * x_b, dy, place, size, cos_b, PRECISION, NATIVE)
+                    sin_b = add_product(fs * x_b, dy, place, size, sin_b, PRECISION, NATIVE)
+    row, step = tl.load(rows + number), tl.load(rows + num_phases + number)
+    place = ((split * num_graphs + graph) * num_rows + row + d * step)[:, None] * NUM_VALUES + value[None, :]
+    mask = (row >= 0)[:, None] & (value < NUM_VALUES)[None, :]
+    to_sin, to_b = (NUM_D * step)[:, None] * NUM_VALUES, step[:, None] * NUM_VALUES
     tl.store(out + place, cos_a, mask=mask)
     tl.store(out + place + to_sin, sin_a, mask=mask)
-    mask_b = mask_q[:, None] & (value < NUM_VALUES)[None, :]
-    tl.store(out + place + to_b, cos_b, mask=mask_b)
-    tl.store(out + place + to_b + to_sin, sin_b, mask=mask_b)
+    mask = (row >= tl.where(d + 1 < NUM_D, 0, num_rows))[:, None] & (value < NUM_VALUES)[None, :]
+    tl.store(out + place + to_b, cos_b, mask=mask)
+    tl.store(out + place + to_b + to_sin, sin_b, mask=mask)
 
 
 @triton.jit
 def read_out(
-    x, t, r, dx, dt, dr, df, weights, directions, frequencies, table, graphs, out,
-    num_atoms, num_phases, num_rows, num_channels, num_blocks,
-    NUM_D: tl.constexpr, NUM_COMPONENTS: tl.constexpr, NUM_VALUES: tl.constexpr, TURNED: tl.constexpr,
-    PRECISION: tl.constexpr, ATOMS: tl.constexpr, PHASES: tl.constexpr, VALUES: tl.constexpr,
+    x, t, r, k, dx, dt, dr, dk, weights, channels, graphs, out,
+    num_atoms, num_phases, num_channels, num_blocks, size,
+    NUM_D: tl.constexpr, NUM_COMPONENTS: tl.constexpr, NUM_VALUES: tl.constexpr, PADDED_VALUES: tl.constexpr,
+    TURNED: tl.constexpr, PRECISION: tl.constexpr, NATIVE: tl.constexpr, ATOMS: tl.constexpr, PHASES: tl.constexpr,
+    VALUES: tl.constexpr,
 ):  # fmt: skip
     """out (splits, B, A, n, V) = Σ_m Y_m Σ features_n T; along a direction, changed features T + E x dT.
 
-    One program: a tile of atoms of a block, a tile of the A V columns; the phases are shared between `splits` programs.
+    One program: a tile of atoms of a block, a component and a tile of values; the phases are shared between `splits` programs.
 
     Args:
+        t, dt: (parts, G, V', 2 D' Φ'), arranged and transposed, D' = NUM_D or one more; size: that of a part.
+        k, dk: (3, Φ'); weights: (A, Φ'); channels: of each tile of phases.
         graphs: (B,) graph of each block.
     """
-    HAS_TURN: tl.constexpr = dr is not None or df is not None
-    tiles = tl.cdiv(num_atoms, ATOMS)
-    block = (tl.program_id(0) // tiles).to(tl.int64)
-    atom = tl.program_id(0) % tiles * ATOMS + tl.arange(0, ATOMS)
-    mask_n = atom < num_atoms
-    x0, x1, x2 = vectors(r, (block * 3 * num_atoms + atom)[:, None], num_atoms, mask_n[:, None])
+    HAS_TURN: tl.constexpr = dr is not None or dk is not None
+    HAS_CHANGE: tl.constexpr = dx is not None
+    EVEN_D: tl.constexpr = (NUM_D + 1) // 2 * 2
+    in_block = tl.cdiv(num_atoms, ATOMS)
+    block = (tl.program_id(0) // in_block).to(tl.int64)
+    item = tl.program_id(0) % in_block * ATOMS + tl.arange(0, ATOMS)
+    atom = tl.minimum(item, num_atoms - 1)
+    place_r = (block * 3 * num_atoms + atom)[:, None]
+    r0, r1, r2 = vectors(r, place_r, num_atoms)
     if dr is not None:
-        d0, d1, d2 = vectors(dr, (block * 3 * num_atoms + atom)[:, None], num_atoms, mask_n[:, None])
-    column = tl.program_id(1) * VALUES + tl.arange(0, VALUES)
-    component, value = column // NUM_VALUES, column % NUM_VALUES
-    mask_v = column < NUM_COMPONENTS * NUM_VALUES
+        d0, d1, d2 = vectors(dr, place_r, num_atoms)
+    component = tl.program_id(1) // (PADDED_VALUES // VALUES)
+    value = tl.program_id(1) % (PADDED_VALUES // VALUES) * VALUES + tl.arange(0, VALUES)
     split, splits = tl.program_id(2), tl.num_programs(2)
-    first_row = tl.load(graphs + block).to(tl.int64) * num_rows
+    num_items = 2 * EVEN_D * num_phases
+    of_values = (tl.load(graphs + block).to(tl.int64) * PADDED_VALUES + value)[:, None] * num_items
 
     total = tl.zeros([ATOMS, VALUES], tl.float32)
-    for start in range(split * PHASES, num_phases, splits * PHASES):
-        mask_p, direction, channel, row, step = phases(table, start + tl.arange(0, PHASES), num_phases)
-        ux, uy, uz = vectors(directions, 3 * direction[None, :], 1, mask_p[None, :])
-        frequency = tl.load(frequencies + channel, mask=mask_p, other=0.0)[None, :]
-        along = x0 * ux + x1 * uy + x2 * uz
-        cos, sin = cos_sin(along * frequency, TURNED)
-        along_dr = along
-        if dr is not None:
-            along_dr = d0 * ux + d1 * uy + d2 * uz
-        d_frequency = frequency
-        if df is not None:
-            d_frequency = tl.load(df + channel, mask=mask_p, other=0.0)[None, :]
-        turn = along
-        if HAS_TURN:
-            turn = turned_by(along, along_dr, frequency, d_frequency, dr, df)
-        mask = mask_n[:, None] & mask_p[None, :]
-        mask_t = mask_p[:, None] & mask_v[None, :]
-        if weights is not None:
-            place = direction[:, None] * NUM_COMPONENTS + component[None, :]
-            factor = tl.load(weights + place, mask=mask_t, other=0.0)
-        for pair in range(0, NUM_D, 2):  # a loop of one turn is none: that over the phases is then the innermost
-            for other in tl.static_range(2):
-                d = pair + other
-                if d < NUM_D:
-                    offset = ((block * NUM_D + d) * num_channels + channel[None, :]) * num_atoms + atom[:, None]
-                    here = tl.load(x + offset, mask=mask, other=0.0)
-                    place = (first_row + row + d * step)[:, None] * NUM_VALUES + value[None, :]
-                    to_sin = (NUM_D * step)[:, None] * NUM_VALUES
-                    if t is not None:
-                        fc, fs = changed(cos, sin, here, turn, dx, offset, mask, HAS_TURN)
-                        t_cos = tl.load(t + place, mask=mask_t, other=0.0)
-                        t_sin = tl.load(t + place + to_sin, mask=mask_t, other=0.0)
-                        if weights is not None:
-                            t_cos, t_sin = t_cos * factor, t_sin * factor
-                        total = multiply_add(fc, t_cos, total, PRECISION)
-                        total = multiply_add(fs, t_sin, total, PRECISION)
-                    if dt is not None:
-                        t_cos = tl.load(dt + place, mask=mask_t, other=0.0)
-                        t_sin = tl.load(dt + place + to_sin, mask=mask_t, other=0.0)
-                        if weights is not None:
-                            t_cos, t_sin = t_cos * factor, t_sin * factor
-                        total = multiply_add(cos * here, t_cos, total, PRECISION)
-                        total = multiply_add(sin * here, t_sin, total, PRECISION)
-    place = (((split * num_blocks + block) * NUM_COMPONENTS + component)[None, :] * num_atoms + atom[:, None]) * NUM_VALUES
-    tl.store(out + place + value[None, :], total, mask=mask_n[:, None] & mask_v[None, :])
+    for d in range(0, NUM_D, 2):
+        of_x = (block * NUM_D + d) * num_channels * num_atoms + atom
+        to_b = tl.minimum(1, NUM_D - 1 - d) * num_channels * num_atoms
+        for tile in range(split, num_phases // PHASES, splits):
+            number = tile * PHASES + tl.arange(0, PHASES)
+            channel = tl.load(channels + tile)
+            k0, k1, k2 = vectors(k, number[None, :], num_phases)
+            cos, sin = cos_sin(dot3(r0, r1, r2, k0, k1, k2), TURNED, PRECISION)
+            turn = cos
+            if dr is not None:
+                turn = dot3(d0, d1, d2, k0, k1, k2)
+            if dk is not None:
+                k0, k1, k2 = vectors(dk, number[None, :], num_phases)
+                if dr is not None:
+                    turn += dot3(r0, r1, r2, k0, k1, k2)
+                else:
+                    turn = dot3(r0, r1, r2, k0, k1, k2)
+            if weights is not None:
+                factor = tl.load(weights + component * num_phases + number)[None, :]
+                cos, sin = cos * factor, sin * factor
+            place_x = of_x + channel * num_atoms
+            x_a = tl.load(x + place_x)[:, None]
+            x_b = tl.load(x + place_x + to_b)[:, None]
+            dx_a, dx_b = x_a, x_b
+            if HAS_CHANGE:
+                dx_a = tl.load(dx + place_x)[:, None]
+                dx_b = tl.load(dx + place_x + to_b)[:, None]
+            place = of_values + (d * num_phases + number)[None, :]
+            to_sin = EVEN_D * num_phases
+            if t is not None:
+                fc, fs = changed(cos, sin, x_a, turn, dx_a, HAS_TURN, HAS_CHANGE)
+                total = add_product(fc, t, place, size, total, PRECISION, NATIVE)
+                total = add_product(fs, t, place + to_sin, size, total, PRECISION, NATIVE)
+                fc, fs = changed(cos, sin, x_b, turn, dx_b, HAS_TURN, HAS_CHANGE)
+                total = add_product(fc, t, place + num_phases, size, total, PRECISION, NATIVE)
+                total = add_product(fs, t, place + num_phases + to_sin, size, total, PRECISION, NATIVE)
+            if dt is not None:
+                total = add_product(cos * x_a, dt, place, size, total, PRECISION, NATIVE)
+                total = add_product(sin * x_a, dt, place + to_sin, size, total, PRECISION, NATIVE)
+                total = add_product(cos * x_b, dt, place + num_phases, size, total, PRECISION, NATIVE)
+                total = add_product(sin * x_b, dt, place + num_phases + to_sin, size, total, PRECISION, NATIVE)
+    place = ((split * num_blocks + block) * NUM_COMPONENTS + component) * num_atoms + item
+    mask = (item < num_atoms)[:, None] & (value < NUM_VALUES)[None, :]
+    tl.store(out + place[:, None] * NUM_VALUES + value[None, :], total, mask=mask)
 
 
 @part
 def products(
-    y, t, atom, mask_n, place_y, row, mask_p, to_sin, weights, direction, num_atoms, cos_total, sin_total,
-    NUM_COMPONENTS: tl.constexpr, NUM_VALUES: tl.constexpr, PRECISION: tl.constexpr, VALUES: tl.constexpr,
+    y, t, first_y, num_items, item, place_t, to_sin, size_y, size_t, weights, number, num_phases, cos_total, sin_total,
+    NUM_COMPONENTS: tl.constexpr, PADDED_VALUES: tl.constexpr, PRECISION: tl.constexpr, VALUES: tl.constexpr,
 ):  # fmt: skip
     """U = T·(Y_m·y), for the rows of cos and of sin, (n, m) each, added to what is there."""
     for component in range(NUM_COMPONENTS):
-        for start in range(0, NUM_VALUES, VALUES):
-            value = start + tl.arange(0, VALUES)
-            mask_v = value < NUM_VALUES
-            place = (place_y + component * num_atoms + atom)[:, None] * NUM_VALUES + value[None, :]
-            here = tl.load(y + place, mask=mask_n[:, None] & mask_v[None, :], other=0.0)
-            place_t = row[None, :] * NUM_VALUES + value[:, None]
-            mask_t = mask_p[None, :] & mask_v[:, None]
-            t_cos = tl.load(t + place_t, mask=mask_t, other=0.0)
-            t_sin = tl.load(t + place_t + to_sin * NUM_VALUES, mask=mask_t, other=0.0)
-            if weights is not None:
-                factor = tl.load(weights + direction * NUM_COMPONENTS + component, mask=mask_p, other=0.0)[None, :]
-                t_cos, t_sin = t_cos * factor, t_sin * factor
-            cos_total = multiply_add(here, t_cos, cos_total, PRECISION)
-            sin_total = multiply_add(here, t_sin, sin_total, PRECISION)
+        cos, sin = cos_total, sin_total
+        if weights is not None:
+            cos, sin = tl.zeros_like(cos_total), tl.zeros_like(sin_total)
+        place_y = ((first_y + component) * num_items + item)[:, None] * PADDED_VALUES + tl.arange(0, VALUES)[None, :]
+        for start in range(0, PADDED_VALUES, VALUES):
+            a = tl.load(y + place_y + start)
+            a_rest = a
+            if PRECISION == "tf32x3":
+                a_rest = tl.load(y + size_y + place_y + start)
+            t_cos, t_sin = tl.trans(tl.load(t + place_t + start)), tl.trans(tl.load(t + place_t + to_sin + start))
+            cos_rest, sin_rest = t_cos, t_sin
+            if PRECISION == "tf32x3":
+                cos_rest = tl.trans(tl.load(t + size_t + place_t + start))
+                sin_rest = tl.trans(tl.load(t + size_t + place_t + to_sin + start))
+            cos = multiply_add(a, a_rest, t_cos, cos_rest, cos, PRECISION)
+            sin = multiply_add(a, a_rest, t_sin, sin_rest, sin, PRECISION)
+        if weights is not None:
+            factor = tl.load(weights + component * num_phases + number)[None, :]
+            cos_total += cos * factor
+            sin_total += sin * factor
+        else:
+            cos_total, sin_total = cos, sin
     return cos_total, sin_total
 
 
 @triton.jit
 def pull(
-    x, y, t, r, dx, dy, dt, dr, df, weights, directions, frequencies, table, runs, graphs, by_x, by_r, by_frequencies,
-    num_atoms, num_phases, num_rows, num_channels, num_blocks, SECOND: tl.constexpr,
-    NUM_D: tl.constexpr, NUM_COMPONENTS: tl.constexpr, NUM_VALUES: tl.constexpr, TURNED: tl.constexpr,
+    x, y, t, r, k, dx, dy, dt, dr, dk, u, weights, runs, graphs, by_x, by_r, by_frequencies,
+    num_atoms, num_items, num_phases, num_channels, num_blocks, size_y, size_t, SECOND: tl.constexpr,
+    NUM_D: tl.constexpr, NUM_COMPONENTS: tl.constexpr, PADDED_VALUES: tl.constexpr, TURNED: tl.constexpr,
     PRECISION: tl.constexpr, ATOMS: tl.constexpr, PHASES: tl.constexpr, VALUES: tl.constexpr,
 ):  # fmt: skip
     """Derivatives by x (B, d, C, n), r (splits, B, 3, n) and ω (programs, C), or theirs along a direction (SECOND).
@@ -334,120 +421,121 @@ def pull(
     the channels. Each of by_x, by_r and by_frequencies may be None.
 
     Args:
-        runs: (2, C) first phase of each channel, and how many it has.
+        y, dy: (parts, B A, n', V'), arranged; num_items, size_y: n' and that of a part.
+        t, dt: (parts, G, 2 D' Φ', V'), arranged, D' = NUM_D or one more; size_t: that of a part.
+        k, dk, u: (3, Φ'), u for by_frequencies only; weights: (A, Φ').
+        runs: (2, C) first tile of each channel, and how many it has.
     """
-    HAS_TURN: tl.constexpr = dr is not None or df is not None
+    HAS_TURN: tl.constexpr = dr is not None or dk is not None
     ALONG: tl.constexpr = SECOND and (HAS_TURN or dx is not None) and y is not None and t is not None
     OF_PHASE: tl.constexpr = by_r is not None or by_frequencies is not None
-    tiles = tl.cdiv(num_atoms, ATOMS)
+    EVEN_D: tl.constexpr = (NUM_D + 1) // 2 * 2
+    in_block = tl.cdiv(num_atoms, ATOMS)
     program = tl.program_id(0)
-    block = (program // tiles).to(tl.int64)
-    atom = program % tiles * ATOMS + tl.arange(0, ATOMS)
-    mask_n = atom < num_atoms
+    block = (program // in_block).to(tl.int64)
+    item = program % in_block * ATOMS + tl.arange(0, ATOMS)
+    mask_n = item < num_atoms
+    atom = tl.minimum(item, num_atoms - 1)
+    column = tl.arange(0, VALUES)
     place_r = block * 3 * num_atoms + atom
-    place_y = block * NUM_COMPONENTS * num_atoms
-    x0, x1, x2 = vectors(r, place_r[:, None], num_atoms, mask_n[:, None])
+    first_y = block * NUM_COMPONENTS
+    r0, r1, r2 = vectors(r, place_r[:, None], num_atoms)
     if dr is not None:
-        d0, d1, d2 = vectors(dr, place_r[:, None], num_atoms, mask_n[:, None])
+        d0, d1, d2 = vectors(dr, place_r[:, None], num_atoms)
     split, splits = tl.program_id(1), tl.num_programs(1)
-    first_row = tl.load(graphs + block).to(tl.int64) * num_rows
+    first_item = tl.load(graphs + block).to(tl.int64) * 2 * EVEN_D * num_phases
+    to_sin = EVEN_D * num_phases * PADDED_VALUES
 
-    r0 = tl.zeros([ATOMS], tl.float32)
-    r1 = tl.zeros([ATOMS], tl.float32)
-    r2 = tl.zeros([ATOMS], tl.float32)
+    out0 = tl.zeros([ATOMS], tl.float32)
+    out1 = tl.zeros([ATOMS], tl.float32)
+    out2 = tl.zeros([ATOMS], tl.float32)
     for channel in range(split, num_channels, splits):
-        frequency = tl.load(frequencies + channel)
-        d_frequency = frequency
-        if df is not None:
-            d_frequency = tl.load(df + channel)
-        first_phase, count = tl.load(runs + channel), tl.load(runs + num_channels + channel)
+        first_tile, count = tl.load(runs + channel), tl.load(runs + num_channels + channel)
         w = 0.0
         for d in range(0, NUM_D, 2):
-            x_a = tl.zeros([ATOMS], tl.float32)
-            x_b = tl.zeros([ATOMS], tl.float32)
-            for start in range(0, count, PHASES):
-                number = start + tl.arange(0, PHASES)
-                mask_p, direction, _, row, step = phases(table, first_phase + number, num_phases)
-                mask_p = mask_p & (number < count)
-                ux, uy, uz = vectors(directions, 3 * direction[None, :], 1, mask_p[None, :])
-                along = x0 * ux + x1 * uy + x2 * uz
-                cos, sin = cos_sin(along * frequency, TURNED)
-                along_dr = along
-                if dr is not None:
-                    along_dr = d0 * ux + d1 * uy + d2 * uz
-                turn = along
-                if HAS_TURN:
-                    turn = turned_by(along, along_dr, frequency, d_frequency, dr, df)
+            sum_a = tl.zeros([ATOMS], tl.float32)
+            sum_b = tl.zeros([ATOMS], tl.float32)
+            place_x = ((block * NUM_D + d) * num_channels + channel) * num_atoms + atom
+            for tile in range(first_tile, first_tile + count):
+                number = tile * PHASES + tl.arange(0, PHASES)
+                k0, k1, k2 = vectors(k, number[None, :], num_phases)
                 slopes = tl.zeros([ATOMS, PHASES], tl.float32)
                 own = tl.zeros([ATOMS, PHASES], tl.float32)
                 for other in tl.static_range(2):
-                    if d + other < NUM_D:
-                        offset = ((block * NUM_D + d + other) * num_channels + channel) * num_atoms + atom
-                        here = tl.load(x + offset, mask=mask_n, other=0.0)[:, None]
-                        rows = first_row + row + (d + other) * step
-                        to_sin = (NUM_D * step)[None, :]
-                        added = tl.zeros([ATOMS], tl.float32)
+                    place = place_x + tl.minimum(other, NUM_D - 1 - d) * num_channels * num_atoms
+                    here = tl.load(x + place)[:, None]
+                    row = first_item + (d + other) * num_phases + number
+                    place_t = row[:, None] * PADDED_VALUES + column[None, :]
+                    added = tl.zeros([ATOMS], tl.float32)
+                    u_cos = tl.zeros([ATOMS, PHASES], tl.float32)
+                    u_sin = tl.zeros([ATOMS, PHASES], tl.float32)
+                    if ALONG or not SECOND:
+                        u_cos, u_sin = products(
+                            y, t, first_y, num_items, item, place_t, to_sin, size_y, size_t, weights, number, num_phases,
+                            u_cos, u_sin, NUM_COMPONENTS, PADDED_VALUES, PRECISION, VALUES,
+                        )  # fmt: skip
+                    if other == 0:
+                        # after a product, and of one sum with it: so they are made in its layout, and need not be moved to it
+                        cos, sin = cos_sin(dot3(r0, r1, r2, k0, k1, k2) + 0.0 * u_cos, TURNED, PRECISION)
+                        turn = cos
+                        if dr is not None:
+                            turn = dot3(d0, d1, d2, k0, k1, k2)
+                        if dk is not None:
+                            dk0, dk1, dk2 = vectors(dk, number[None, :], num_phases)
+                            if dr is not None:
+                                turn += dot3(r0, r1, r2, dk0, dk1, dk2)
+                            else:
+                                turn = dot3(r0, r1, r2, dk0, dk1, dk2)
+                    if ALONG:
+                        real, imag = cos * u_cos + sin * u_sin, cos * u_sin - sin * u_cos
+                        if dx is not None:
+                            slopes += imag * tl.load(dx + place)[:, None]
+                        if HAS_TURN:
+                            added += tl.sum(imag * turn, 1)
+                            slopes -= real * here * turn
+                            own += imag * here
                         u_cos = tl.zeros([ATOMS, PHASES], tl.float32)
                         u_sin = tl.zeros([ATOMS, PHASES], tl.float32)
-                        if ALONG:
+                    if SECOND:
+                        if dy is not None and t is not None:
                             u_cos, u_sin = products(
-                                y, t, atom, mask_n, place_y, rows, mask_p, to_sin, weights, direction, num_atoms, u_cos, u_sin,
-                                NUM_COMPONENTS, NUM_VALUES, PRECISION, VALUES,
+                                dy, t, first_y, num_items, item, place_t, to_sin, size_y, size_t, weights, number, num_phases,
+                                u_cos, u_sin, NUM_COMPONENTS, PADDED_VALUES, PRECISION, VALUES,
                             )  # fmt: skip
-                            real, imag = cos * u_cos + sin * u_sin, cos * u_sin - sin * u_cos
-                            if dx is not None:
-                                slopes += imag * tl.load(dx + offset, mask=mask_n, other=0.0)[:, None]
-                            if HAS_TURN:
-                                added += tl.sum(imag * turn, 1)
-                                slopes -= real * here * turn
-                                own += imag * here
-                            u_cos = tl.zeros([ATOMS, PHASES], tl.float32)
-                            u_sin = tl.zeros([ATOMS, PHASES], tl.float32)
-                        if SECOND:
-                            if dy is not None and t is not None:
-                                u_cos, u_sin = products(
-                                    dy, t, atom, mask_n, place_y, rows, mask_p, to_sin, weights, direction, num_atoms,
-                                    u_cos, u_sin, NUM_COMPONENTS, NUM_VALUES, PRECISION, VALUES,
-                                )  # fmt: skip
-                            if dt is not None and y is not None:
-                                u_cos, u_sin = products(
-                                    y, dt, atom, mask_n, place_y, rows, mask_p, to_sin, weights, direction, num_atoms,
-                                    u_cos, u_sin, NUM_COMPONENTS, NUM_VALUES, PRECISION, VALUES,
-                                )  # fmt: skip
+                        if dt is not None and y is not None:
+                            u_cos, u_sin = products(
+                                y, dt, first_y, num_items, item, place_t, to_sin, size_y, size_t, weights, number, num_phases,
+                                u_cos, u_sin, NUM_COMPONENTS, PADDED_VALUES, PRECISION, VALUES,
+                            )  # fmt: skip
+                    if by_x is not None:
+                        added += tl.sum(cos * u_cos + sin * u_sin, 1)
+                        if other == 0:
+                            sum_a += added
                         else:
-                            u_cos, u_sin = products(
-                                y, t, atom, mask_n, place_y, rows, mask_p, to_sin, weights, direction, num_atoms, u_cos, u_sin,
-                                NUM_COMPONENTS, NUM_VALUES, PRECISION, VALUES,
-                            )  # fmt: skip
-                        if by_x is not None:
-                            added += tl.sum(cos * u_cos + sin * u_sin, 1)
-                            if other == 0:
-                                x_a += added
-                            else:
-                                x_b += added
-                        if OF_PHASE:
-                            slopes += (cos * u_sin - sin * u_cos) * here
+                            sum_b += added
+                    if OF_PHASE:
+                        slopes += (cos * u_sin - sin * u_cos) * here
                 if by_r is not None:
-                    pulled = slopes * frequency
-                    if SECOND and df is not None:
-                        pulled += own * d_frequency
-                    r0 += tl.sum(pulled * ux, 1)
-                    r1 += tl.sum(pulled * uy, 1)
-                    r2 += tl.sum(pulled * uz, 1)
+                    out0 += tl.sum(slopes * k0, 1)
+                    out1 += tl.sum(slopes * k1, 1)
+                    out2 += tl.sum(slopes * k2, 1)
+                    if SECOND and dk is not None:
+                        out0 += tl.sum(own * dk0, 1)
+                        out1 += tl.sum(own * dk1, 1)
+                        out2 += tl.sum(own * dk2, 1)
                 if by_frequencies is not None:
+                    u0, u1, u2 = vectors(u, number[None, :], num_phases)
+                    moved = slopes * dot3(r0, r1, r2, u0, u1, u2)
                     if SECOND and dr is not None:
-                        w += tl.sum(slopes * along + own * along_dr)
-                    else:
-                        w += tl.sum(slopes * along)
+                        moved += own * dot3(d0, d1, d2, u0, u1, u2)
+                    w += tl.sum(moved)
             if by_x is not None:
-                offset = ((block * NUM_D + d) * num_channels + channel) * num_atoms + atom
-                tl.store(by_x + offset, x_a, mask=mask_n)
-                if d + 1 < NUM_D:
-                    tl.store(by_x + offset + num_channels * num_atoms, x_b, mask=mask_n)
+                tl.store(by_x + place_x, sum_a, mask=mask_n)
+                tl.store(by_x + place_x + num_channels * num_atoms, sum_b, mask=mask_n & (d + 1 < NUM_D))
         if by_frequencies is not None:
             tl.store(by_frequencies + program.to(tl.int64) * num_channels + channel, w)
     if by_r is not None:
         place = split.to(tl.int64) * num_blocks * 3 * num_atoms + place_r
-        tl.store(by_r + place, r0, mask=mask_n)
-        tl.store(by_r + place + num_atoms, r1, mask=mask_n)
-        tl.store(by_r + place + 2 * num_atoms, r2, mask=mask_n)
+        tl.store(by_r + place, out0, mask=mask_n)
+        tl.store(by_r + place + num_atoms, out1, mask=mask_n)
+        tl.store(by_r + place + 2 * num_atoms, out2, mask=mask_n)

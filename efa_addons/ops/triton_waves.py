@@ -6,24 +6,30 @@ Nothing here looks at what is on the device: sizes of launches follow from shape
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from efa_addons.ops import triton_kernels as kernels
-from efa_addons.ops.backends import precision
+from efa_addons.ops.backends import interpreted, precision
 from efa_addons.ops.parts import Partials, Waves, num_rows
 
 # Tiles: of atoms, of phases, of values. What a group of four warps multiplies at once has 64 rows; the other size is what the
-# registers hold: twice as many atoms in `state`, or phases in `pull`, spill.
-_STATE_ATOMS, _STATE_PHASES = 16, 64
-_READ_ATOMS, _READ_PHASES = 128, 32  # each row of T that is loaded serves so many atoms: at 64 the L2 cache is the limit
-_PULL_PHASES = 16
+# registers hold.
+# The largest tiles; smaller ones where there is less. PHASES of `state` are two tiles of phases of one channel.
+STATE = {"ATOMS": 32, "PHASES": 64, "num_warps": 4, "num_stages": 3}
+READ_OUT = {"ATOMS": 128, "PHASES": 32, "num_warps": 8, "num_stages": 3}  # each row of T that is loaded serves so many atoms
+PULL = {"ATOMS": 128, "PHASES": 32, "num_warps": 8, "num_stages": 2}
 _VALUES = 64
-_PROGRAMS = 4  # wanted for each multiprocessor, so that all are busy to the end
+_READ_VALUES = 128
+_PHASES = (32, 16)  # of one channel: large tiles where channels have many
+_FILLED = 0.75  # of the tiles at least, for the large ones
+_PROGRAMS = 2  # at a time on a multiprocessor
+_ROUNDS = 2  # of these at least, so that all are busy to the end
+_PART = {"tf32x3": 2}  # arrays for one: the rounded values, and what rounding took away
 
 
 def partials(
@@ -33,8 +39,8 @@ def partials(
     of_x, of_y, of_r, of_frequencies, of_state = needed
     with torch.cuda.device_of(x):
         sums = _Sums(x, y, r, frequencies, state, waves)
-        by_state = sums.state(y, None) if of_state else None
-        by_y = sums.read_out(state, None) if of_y else None
+        by_state = sums.state(True, False) if of_state else None
+        by_y = sums.read_out(True, False) if of_y else None
         by_x, by_r, by_frequencies = sums.pull(of_x, of_r, of_frequencies)
     return by_x, by_y, by_r, by_frequencies, by_state
 
@@ -51,14 +57,28 @@ def second_partials(
 ) -> Partials:
     """As `ops.waves.second_partials`."""
     of_x, of_y, of_r, of_frequencies, of_state = needed
-    dx, dy, dr, df, dstate = along
+    dx, _, dr, df, _ = along
     changes = dx is not None or dr is not None or df is not None
     with torch.cuda.device_of(x):
         sums = _Sums(x, y, r, frequencies, state, waves, along)
-        by_state = sums.state(y if changes else None, dy) if state is not None and of_state else None
-        by_y = sums.read_out(state if changes else None, dstate) if y is not None and of_y else None
+        by_state = sums.state(changes, True) if state is not None and of_state else None
+        by_y = sums.read_out(changes, True) if y is not None and of_y else None
         by_x, by_r, by_frequencies = sums.pull(of_x, of_r, of_frequencies)
     return by_x, by_y, by_r, by_frequencies, by_state
+
+
+class Grid(NamedTuple):
+    """What the kernels know of the phases: channel by channel, each channel filled up to whole tiles; Φ' in all."""
+
+    tile: int  # phases of a tile
+    num_phases: int  # Φ'
+    direction: Tensor  # (Φ',) of each
+    channel: Tensor  # (Φ',)
+    tile_channel: Tensor  # (tiles,), int32
+    halves: Tensor  # (Φ',) one in the first, third, … tile, zero in the others
+    runs: Tensor  # (2, C) first tile of each channel, and how many it has, int32
+    rows: Tensor  # (2, Φ') row in the state of each phase's cos of the first d, -1 for none; from one d to the next; int32
+    items: Tensor  # (2 D' Φ',) row in the state of each cos, then of each sin, by d and phase, -1 for none, int32
 
 
 class _Sums:
@@ -74,66 +94,76 @@ class _Sums:
         waves: Waves,
         along: Partials | None = None,
     ) -> None:
-        self.x, self.r, self.frequencies = x.contiguous(), r.contiguous(), frequencies.contiguous()
-        self.y, self.t = _contiguous(y), _contiguous(state)
+        self.x, self.r = x.contiguous(), r.contiguous()
         self.second = along is not None
-        self.dx, self.dy, self.dr, self.df, self.dt = (_contiguous(d) for d in (along or [None] * 5))
+        dx, dy, dr, df, dstate = along or [None] * 5
+        self.dx, self.dr = _contiguous(dx), _contiguous(dr)
+        self.of_y, self.of_t = {"": y, "d": dy}, {"": state, "d": dstate}
         self.waves = waves
-        self.directions, self.weights = waves.directions.contiguous(), _contiguous(waves.weights)
         self.num_blocks, self.num_d, self.num_channels, self.num_atoms = x.shape
         some = y if y is not None else state
         assert some is not None
         self.num_values = some.shape[-1]
         self.num_components = 1 if waves.weights is None else waves.weights.shape[1]
         self.num_rows = num_rows(waves, self.num_d)
-        groups = tuple(waves.group_directions), tuple(waves.group_channels)
-        self.table, self.runs = _tables(*groups, self.num_d, x.device)
-        self.num_phases = self.table.shape[1]
+        self.grid = _grid(tuple(waves.group_directions), tuple(waves.group_channels), self.num_d, x.device)
+        self.u = waves.directions.t().index_select(1, self.grid.direction)  # (3, Φ')
+        self.k = self.u * frequencies.index_select(0, self.grid.channel)
+        self.dk = None if df is None else self.u * df.index_select(0, self.grid.channel)
+        self.weights = None if waves.weights is None else waves.weights.t().index_select(1, self.grid.direction)
+        self.tile_of_values = min(_VALUES, _size(self.num_values))
+        self.padded_values = triton.cdiv(self.num_values, self.tile_of_values) * self.tile_of_values
+        self.arranged: dict[tuple[str, bool], Tensor] = {}
         self.flags = {
             "NUM_D": self.num_d,
             "NUM_COMPONENTS": self.num_components,
-            "NUM_VALUES": self.num_values,
+            "PADDED_VALUES": self.padded_values,
             "TURNED": waves.turned,
             "PRECISION": precision(),
+            "NATIVE": _rounds(x.device),
         }
 
     def empty(self) -> bool:
         return self.x.numel() == 0 or self.num_values == 0
 
-    def state(self, y: Tensor | None, dy: Tensor | None) -> Tensor:
-        """(G, R, V); y and dy (B, A, n, V), with the changed features and the features."""
+    def state(self, with_y: bool, with_dy: bool) -> Tensor:
+        """(G, R, V): of the changed features with y, and of the features with dy."""
         shape = [self.waves.num_graphs, self.num_rows, self.num_values]
+        y, dy = self.values("", with_y, True), self.values("d", with_dy, True)
         if self.empty() or (y is None and dy is None):
             return self.x.new_zeros(shape)
-        atoms, num_phases = _size(self.num_atoms, _STATE_ATOMS), _size(self.num_phases, _STATE_PHASES)
-        values = _size(self.num_values, _VALUES)
-        programs = self.waves.num_graphs * triton.cdiv(self.num_phases, num_phases) * ((self.num_d + 1) // 2)
-        tiles = triton.cdiv(self.num_values, values)
+        tiles_of = self.tiles(STATE, 2 * self.grid.tile)
+        atoms, num_phases = tiles_of["ATOMS"], tiles_of["PHASES"]
+        programs = self.waves.num_graphs * (self.grid.num_phases // num_phases) * ((self.num_d + 1) // 2)
+        tiles = self.padded_values // self.tile_of_values
         splits = _splits(programs * tiles, triton.cdiv(self.num_atoms, atoms), self.x.device)
         out = self.x.new_empty([splits, *shape])
         kernels.state[programs, tiles, splits](
-            self.x, _contiguous(y), self.r, self.dx, _contiguous(dy), self.dr, self.df, self.weights, self.directions,
-            self.frequencies, self.table, self.blocks_of_graphs(), out, self.num_atoms, self.num_phases, self.num_rows,
-            self.num_channels, self.waves.num_graphs, **self.flags, ATOMS=atoms, PHASES=num_phases, VALUES=values,
+            self.x, y, self.r, self.k, self.dx, dy, self.dr, self.dk, self.weights, self.grid.halves, self.grid.tile_channel,
+            self.grid.rows,
+            self.blocks_of_graphs(), out, self.num_atoms, self.num_items, self.grid.num_phases, self.num_rows,
+            self.num_channels, self.waves.num_graphs, self.size(y, dy), **self.flags, **tiles_of, NUM_VALUES=self.num_values,
+            HALVES=2, VALUES=self.tile_of_values,
         )  # fmt: skip
         return _summed(out)
 
-    def read_out(self, t: Tensor | None, dt: Tensor | None) -> Tensor:
-        """(B, A, n, V); t and dt (G, R, V), with the changed features and the features."""
+    def read_out(self, with_t: bool, with_dt: bool) -> Tensor:
+        """(B, A, n, V): of the changed features with T, and of the features with dT."""
         shape = [self.num_blocks, self.num_components, self.num_atoms, self.num_values]
+        t, dt = self.rows("", with_t, True), self.rows("d", with_dt, True)
         if self.empty() or (t is None and dt is None):
             return self.x.new_zeros(shape)
-        atoms, num_phases = _size(self.num_atoms, _READ_ATOMS), _size(self.num_phases, _READ_PHASES)
-        columns = self.num_components * self.num_values
-        values = _size(columns, _VALUES)
-        programs, tiles = self.num_blocks * triton.cdiv(self.num_atoms, atoms), triton.cdiv(columns, values)
-        splits = _splits(programs * tiles, triton.cdiv(self.num_phases, num_phases), self.x.device)
+        tiles_of = self.tiles(READ_OUT, self.grid.tile)
+        atoms = tiles_of["ATOMS"]
+        values = _READ_VALUES if self.padded_values % _READ_VALUES == 0 else self.tile_of_values
+        programs = self.num_blocks * triton.cdiv(self.num_atoms, atoms)
+        tiles = self.num_components * (self.padded_values // values)
+        splits = _splits(programs * tiles, self.grid.num_phases // self.grid.tile, self.x.device)
         out = self.x.new_empty([splits, *shape])
         kernels.read_out[programs, tiles, splits](
-            self.x, _contiguous(t), self.r, self.dx, _contiguous(dt), self.dr, self.df, self.weights, self.directions,
-            self.frequencies, self.table, self.waves.graph, out, self.num_atoms, self.num_phases, self.num_rows,
-            self.num_channels, self.num_blocks, **self.flags, ATOMS=atoms, PHASES=num_phases, VALUES=values,
-            num_warps=_warps(atoms),
+            self.x, t, self.r, self.k, self.dx, dt, self.dr, self.dk, self.weights, self.grid.tile_channel, self.waves.graph,
+            out, self.num_atoms, self.grid.num_phases, self.num_channels, self.num_blocks, self.size(t, dt), **self.flags,
+            **tiles_of, NUM_VALUES=self.num_values, VALUES=values,
         )  # fmt: skip
         return _summed(out)
 
@@ -141,9 +171,9 @@ class _Sums:
         """Those asked for of (B, d, C, n), (B, 3, n) and (C,)."""
         if not (of_x or of_r or of_frequencies):
             return None, None, None
-        atoms, num_phases = _size(self.num_atoms, _READ_ATOMS), _PULL_PHASES
-        values = _size(self.num_values, _VALUES)
-        programs = self.num_blocks * triton.cdiv(self.num_atoms, atoms)
+        y, dy, t, dt = (make(name, True, False) for make in (self.values, self.rows) for name in ("", "d"))
+        tiles_of = self.tiles(PULL, self.grid.tile)
+        programs = self.num_blocks * triton.cdiv(self.num_atoms, tiles_of["ATOMS"])
         splits = _splits(programs, self.num_channels, self.x.device)
         fill = self.x.new_zeros if self.empty() else self.x.new_empty
         by_x = fill(self.x.shape) if of_x else None
@@ -151,12 +181,57 @@ class _Sums:
         by_frequencies = fill([programs, self.num_channels]) if of_frequencies else None
         if not self.empty():
             kernels.pull[programs, splits](
-                self.x, self.y, self.t, self.r, self.dx, self.dy, self.dt, self.dr, self.df, self.weights, self.directions,
-                self.frequencies, self.table, self.runs, self.waves.graph, by_x, by_r, by_frequencies, self.num_atoms,
-                self.num_phases, self.num_rows, self.num_channels, self.num_blocks, SECOND=self.second, **self.flags,
-                ATOMS=atoms, PHASES=num_phases, VALUES=values, num_warps=_warps(atoms),
+                self.x, y, t, self.r, self.k, self.dx, dy, dt, self.dr, self.dk, self.u if of_frequencies else None,
+                self.weights, self.grid.runs, self.waves.graph, by_x, by_r, by_frequencies, self.num_atoms, self.num_items,
+                self.grid.num_phases, self.num_channels, self.num_blocks, self.size(y, dy), self.size(t, dt),
+                SECOND=self.second, **self.flags, **tiles_of, VALUES=self.tile_of_values,
             )  # fmt: skip
         return by_x, None if by_r is None else _summed(by_r), None if by_frequencies is None else by_frequencies.sum(0)
+
+    def tiles(self, largest: Mapping[str, int], phases: int) -> dict[str, int]:
+        """Those of a kernel for tiles of so many phases; four warps for every 64 rows of a product, or fewer."""
+        atoms = min(largest["ATOMS"], _size(self.num_atoms))
+        rows = largest["PHASES"] if largest is STATE else largest["ATOMS"]
+        few = rows > (phases if largest is STATE else atoms)
+        warps = min(4, largest["num_warps"]) if few else largest["num_warps"]
+        return {**largest, "ATOMS": atoms, "PHASES": phases, "num_warps": warps}
+
+    @property
+    def num_items(self) -> int:
+        """n', a multiple of all tiles of atoms."""
+        tile = min(PULL["ATOMS"], _size(self.num_atoms))
+        return triton.cdiv(self.num_atoms, tile) * tile
+
+    def values(self, name: str, wanted: bool, transposed: bool) -> Tensor | None:
+        """y or dy (name "d") arranged: (parts, B A, n', V'), or transposed (parts, B A, V', n')."""
+        return self.arrange("y" + name, self.of_y[name] if wanted else None, None, self.num_items, transposed)
+
+    def rows(self, name: str, wanted: bool, transposed: bool) -> Tensor | None:
+        """T or dT (name "d") arranged: (parts, G, 2 D' Φ', V'), or transposed (parts, G, V', 2 D' Φ')."""
+        return self.arrange("t" + name, self.of_t[name] if wanted else None, self.grid.items, len(self.grid.items), transposed)
+
+    def arrange(self, name: str, source: Tensor | None, rows: Tensor | None, num_out: int, transposed: bool) -> Tensor | None:
+        if source is None or self.empty():
+            return None
+        key = (name, transposed)
+        if key not in self.arranged:
+            source = source.contiguous().flatten(0, -3)  # (L, I, V)
+            rounded = self.flags["PRECISION"]
+            inner = [self.padded_values, num_out] if transposed else [num_out, self.padded_values]
+            dtype = torch.bfloat16 if rounded == "bf16" and not interpreted() else source.dtype
+            out = source.new_empty([_PART.get(rounded, 1), len(source), *inner], dtype=dtype)
+            items, tile = 32 if num_out % 32 == 0 else 16, min(32, self.tile_of_values)
+            kernels.arrange[len(source) * (num_out // items), self.padded_values // tile](
+                source, rows, out, source.shape[1], num_out, out[0].numel(), NUM_VALUES=self.num_values,
+                PADDED_VALUES=self.padded_values, TRANSPOSED=transposed, PRECISION=rounded,
+                NATIVE=_rounds(source.device), ITEMS=items, VALUES=tile,
+            )  # fmt: skip
+            self.arranged[key] = out
+        return self.arranged[key]
+
+    def size(self, *arranged: Tensor | None) -> int:
+        """Numbers in a part."""
+        return next((part[0].numel() for part in arranged if part is not None), 0)
 
     def blocks_of_graphs(self) -> Tensor:
         """(G + 1,) first block of each graph, and B. The graphs of blocks ascend."""
@@ -172,20 +247,23 @@ def _summed(shares: Tensor) -> Tensor:
     return shares[0] if shares.shape[0] == 1 else shares.sum(0)
 
 
-def _size(number: int, most: int) -> int:
-    """Of a tile: a power of two, no smaller than the matrix units take."""
-    return max(16, min(most, triton.next_power_of_2(number)))
-
-
-def _warps(rows: int) -> int:
-    """Four for every 64 rows of a product."""
-    return 8 if rows == 128 else 4
+def _size(number: int) -> int:
+    """Of a tile that has room for so many: a power of two, no smaller than the matrix units take."""
+    return max(16, triton.next_power_of_2(number))
 
 
 def _splits(programs: int, pieces: int, device: torch.device) -> int:
-    """How many programs share each sum, so that the device is full."""
-    wanted = triton.cdiv(_PROGRAMS * _processors(device), max(1, programs))
-    return max(1, min(pieces, wanted))
+    """How many programs share each sum, so that the device is full: to the end, for what is left over fills a round as well."""
+    programs, slots = max(1, programs), _PROGRAMS * _processors(device)
+    most = max(1, min(pieces, triton.cdiv(4 * _ROUNDS * slots, programs)))
+    candidates = range(min(most, triton.cdiv(_ROUNDS * slots, programs)), most + 1)
+    return max(candidates, key=lambda n: (round(20 * n * programs / slots / triton.cdiv(n * programs, slots)), -n))
+
+
+@functools.lru_cache
+def _rounds(device: torch.device) -> bool:
+    """Whether there is an instruction for rounding to TF32."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 @functools.lru_cache
@@ -194,20 +272,34 @@ def _processors(device: torch.device) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def _tables(directions: tuple[int, ...], channels: tuple[int, ...], num_d: int, device: torch.device) -> Any:
-    """What the kernels know of the phases, (4, Φ), and of the channels, (2, C), int32: made once for a grid.
-
-    Of a phase: direction, channel, row of its cos of the first d, rows between one d and the next. Of a channel: its first
-    phase, and how many.
-    """
-    table: list[tuple[int, int, int, int]] = []
+def _grid(directions: tuple[int, ...], channels: tuple[int, ...], num_d: int, device: torch.device) -> Grid:
+    """Made once for a grid."""
+    counts = [in_group for in_group, width in zip(directions, channels, strict=True) for _ in range(width)]
+    filled = {tile: sum(triton.cdiv(count, tile) * tile for count in counts) for tile in _PHASES}
+    tile = next((tile for tile in _PHASES if sum(counts) >= _FILLED * filled[tile]), _PHASES[-1])
+    phases: list[tuple[int, int, int, int]] = []  # direction, channel, row, and rows between one d and the next
     runs: list[tuple[int, int]] = []
     direction = channel = row = 0
     for in_group, width in zip(directions, channels, strict=True):
         for own in range(width):
-            runs.append((len(table), in_group))
+            runs.append((len(phases) // tile, triton.cdiv(in_group, tile)))
             for m in range(in_group):
-                table.append((direction + m, channel + own, row + 2 * num_d * width * m + own, width))
+                phases.append((direction + m, channel + own, row + 2 * num_d * width * m + own, width))
+            phases += [(0, channel + own, -1, 0)] * (-in_group % tile)
         direction, channel, row = direction + in_group, channel + width, row + 2 * num_d * width * in_group
-    as_tensor = functools.partial(torch.tensor, dtype=torch.int32)
-    return as_tensor(table).t().contiguous().to(device), as_tensor(runs).t().contiguous().to(device)
+    phases += [(0, 0, -1, 0)] * (-len(phases) % (2 * tile))  # `state` takes two tiles at a time
+    table = torch.tensor(phases).t()
+    even_d = (num_d + 1) // 2 * 2
+    number = torch.arange(even_d).view(1, -1, 1) + torch.tensor([0, num_d]).view(2, 1, 1)
+    items = (table[2] + number * table[3]).masked_fill((table[2] < 0) | (torch.arange(even_d).view(1, -1, 1) >= num_d), -1)
+    return Grid(
+        tile,
+        len(phases),
+        table[0].to(device),
+        table[1].to(device),
+        table[1, ::tile].int().to(device),
+        (torch.arange(len(phases)) // tile % 2 == 0).float().to(device),
+        torch.tensor(runs).t().int().contiguous().to(device),
+        table[2:].int().contiguous().to(device),
+        items.flatten().int().to(device),
+    )

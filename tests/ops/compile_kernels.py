@@ -1,6 +1,7 @@
-"""Compiles the kernels for an NVIDIA card that need not be there: python compile_kernels.py CAPABILITY SECOND [PRECISION].
+"""Compiles kernels for an NVIDIA card that need not be there: python compile_kernels.py CAPABILITY SECOND MIXED [PRECISION].
 
-Prints the name of each; with REPORT=1 in the environment also registers, spilled bytes, shared memory and instructions.
+SECOND and MIXED: 0 or 1, derivatives of derivatives, and harmonics under the integral. Prints the name of each kernel; with
+REPORT=1 in the environment also registers, spilled bytes, shared memory and instructions.
 """
 
 import os
@@ -17,26 +18,34 @@ from triton.compiler import ASTSource
 
 from efa_addons.ops import triton_kernels, triton_waves
 
-NUMBERS = ("num_atoms", "num_phases", "num_rows", "num_channels", "num_graphs", "num_blocks")
-INDICES = {"table": "*i32", "runs": "*i32", "blocks": "*i64", "graphs": "*i64"}
-INSTRUCTIONS = ("HGMMA", "HMMA", "FFMA", "FMUL", "FADD", "LDG", "LDGSTS", "LDS", "STS", "LDL", "STL")
+NUMBERS = (
+    *("num_atoms", "num_items", "num_out", "num_phases", "num_rows", "num_channels", "num_graphs", "num_blocks"),
+    *("size", "size_y", "size_t"),
+)
+INDICES = {"channels": "*i32", "rows": "*i32", "runs": "*i32", "blocks": "*i64", "graphs": "*i64"}
+DIVIDED = ("num_atoms", "num_items", "num_out", "num_phases", "size", "size_y", "size_t")  # by 16
+INSTRUCTIONS = ("HGMMA", "HMMA", "FFMA", "FMUL", "FADD", "LDG", "LDGSTS", "LDS", "STS", "BAR", "LDL", "STL")
 
 
-def compiled(kernel, capability, given, constants, warps):
-    """The kernel for pointers of these names; other arguments are None or as in constants."""
+def compiled(kernel, capability, given, rounded, constants, options):
+    """The kernel for pointers of these names; other arguments are None or as in constants.
+
+    Args:
+        rounded: names of those that are in bfloat16.
+    """
     signature, fixed, aligned = {}, {}, {}
     for place, name in enumerate(kernel.arg_names):
         if name in NUMBERS:
             signature[name] = "i32"
         elif name in given:
-            signature[name] = INDICES.get(name, "*fp32")
+            signature[name] = INDICES.get(name, "*bf16" if name in rounded else "*fp32")
         else:
             signature[name] = "constexpr"
             fixed[(place,)] = constants.get(name)
-        if name in given or name == "num_atoms":
+        if name in given or name in DIVIDED:
             aligned[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=aligned)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
 def report(kernel):
@@ -52,24 +61,26 @@ def report(kernel):
     return f"registers {registers}, stack {stack}, shared {kernel.metadata.shared}: {counts}"
 
 
-def main(capability, second, precision="tf32x3"):
+def main(capability, second, mixed, precision="tf32x3"):
     constants = {
-        "NUM_D": 2, "NUM_COMPONENTS": 1, "NUM_VALUES": 64, "TURNED": False, "PRECISION": precision, "SECOND": second,
-        "VALUES": triton_waves._VALUES,
+        "NUM_D": 2, "NUM_COMPONENTS": 3 if mixed else 1, "NUM_VALUES": 64, "PADDED_VALUES": 64, "TURNED": mixed,
+        "PRECISION": precision, "SECOND": second, "VALUES": 64, "HALVES": 2, "ITEMS": 32, "TRANSPOSED": True,
+        "NATIVE": capability >= 90,
     }  # fmt: skip
-    given = {"x", "y", "t", "r", "directions", "frequencies", "table", "runs", "blocks", "graphs", "out", "by_x", "by_r"}
+    given = {"x", "y", "t", "r", "k", "halves", "channels", "rows", "runs", "blocks", "graphs", "source", "out", "by_x", "by_r"}
     if second:
-        given |= {"dx", "dy", "dt", "dr", "df", "by_frequencies"}
-    sizes = {
-        "state": (triton_waves._STATE_ATOMS, triton_waves._STATE_PHASES),
-        "read_out": (triton_waves._READ_ATOMS, triton_waves._READ_PHASES),
-        "pull": (triton_waves._READ_ATOMS, triton_waves._PULL_PHASES),
-    }
-    for name, (atoms, phases) in sizes.items():
-        tiles, warps = {"ATOMS": atoms, "PHASES": phases}, triton_waves._warps(atoms)
-        kernel = compiled(getattr(triton_kernels, name), capability, given, {**constants, **tiles}, warps)
+        given |= {"dx", "dy", "dt", "dr", "dk", "u", "by_frequencies"}
+    if mixed:
+        given.add("weights")
+    arranged = {"y", "t", "dy", "dt"} if precision == "bf16" else set()
+    kernels = {"arrange": {}, "state": triton_waves.STATE, "read_out": triton_waves.READ_OUT, "pull": triton_waves.PULL}
+    for name, tiles in kernels.items():
+        rounded = {"out"} if name == "arrange" and arranged else arranged
+        tiles = {name: tiles.get(name) for name in ("ATOMS", "PHASES")}
+        options = {key: value for key, value in kernels[name].items() if key.startswith("num_")}
+        kernel = compiled(getattr(triton_kernels, name), capability, given, rounded, {**constants, **tiles}, options)
         print(name, report(kernel) if os.environ.get("REPORT") else "", flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), bool(int(sys.argv[2])), *sys.argv[3:])
+    main(int(sys.argv[1]), bool(int(sys.argv[2])), bool(int(sys.argv[3])), *sys.argv[4:])

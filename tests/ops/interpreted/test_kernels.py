@@ -5,7 +5,7 @@ import torch
 import triton
 import triton.language as tl
 
-from efa_addons.ops import triton_kernels, triton_waves, waves
+from efa_addons.ops import parts, triton_kernels, triton_waves, waves
 from efa_addons.ops.grid import make_grid
 
 
@@ -21,7 +21,7 @@ def case(num_atoms, num_values, num_d=2, components=0, graph=(0,), groups=((1, 1
     )  # fmt: skip
     shapes = [
         (num_blocks, num_d, channels, num_atoms), (num_blocks, max(1, components), num_atoms, num_values),
-        (num_blocks, 3, num_atoms), (channels,), (max(graph) + 1, waves.num_rows(described, num_d), num_values),
+        (num_blocks, 3, num_atoms), (channels,), (max(graph) + 1, parts.num_rows(described, num_d), num_values),
     ]  # fmt: skip
     return [torch.randn(shape, dtype=torch.float64) for shape in shapes], described
 
@@ -136,7 +136,7 @@ def test_no_atoms(shape):
 @triton.jit
 def evaluate(phase, cos, sin, SIZE: tl.constexpr, TURNED: tl.constexpr):
     number = tl.arange(0, SIZE)
-    c, s = triton_kernels.cos_sin(tl.load(phase + number), TURNED)
+    c, s = triton_kernels.cos_sin(tl.load(phase + number), TURNED, "ieee")
     tl.store(cos + number, c)
     tl.store(sin + number, s)
 
@@ -154,7 +154,7 @@ def test_cos_and_sin(largest, error, turned):
 
 @triton.jit
 def round_off(x, out, SIZE: tl.constexpr):
-    tl.store(out + tl.arange(0, SIZE), triton_kernels.to_tf32(tl.load(x + tl.arange(0, SIZE))))
+    tl.store(out + tl.arange(0, SIZE), triton_kernels.to_tf32(tl.load(x + tl.arange(0, SIZE)), False))
 
 
 def test_rounding_to_tf32():
