@@ -70,7 +70,7 @@ def _kernels_counted(traffic: Traffic) -> Iterator[None]:
     """Within it the sums are made by kernels that are counted and not run."""
     from efa_addons.ops import triton_waves
 
-    names = ("state", "read_out", "pull")
+    names = ("arrange", "state", "read_out", "pull")
     before = [getattr(triton_waves.kernels, name) for name in names], triton_waves._processors, backends.why_not_triton
     try:
         for name in names:

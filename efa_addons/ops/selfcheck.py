@@ -17,7 +17,7 @@ from efa_addons.ops.grid import half_grid
 # Largest error of a sum, in the norm over its elements and relative to it, by what products are rounded to.
 LIMITS = {"tf32x3": 1e-5, "ieee": 1e-5, "tf32": 5e-3, "bf16": 4e-2}
 _BLOCKS, _ATOMS, _VALUES, _CHANNELS = 2, 130, 67, 3
-_POINTS = 50
+_POINTS = 170
 
 
 def largest_error(kernels: ModuleType, device: torch.device, second: bool, mixed: bool) -> float:

@@ -412,7 +412,7 @@ def pull(
     x, y, t, r, k, dx, dy, dt, dr, dk, u, weights, runs, graphs, by_x, by_r, by_frequencies,
     num_atoms, num_items, num_phases, num_channels, num_blocks, size_y, size_t, SECOND: tl.constexpr,
     NUM_D: tl.constexpr, NUM_COMPONENTS: tl.constexpr, PADDED_VALUES: tl.constexpr, TURNED: tl.constexpr,
-    PRECISION: tl.constexpr, ATOMS: tl.constexpr, PHASES: tl.constexpr, VALUES: tl.constexpr,
+    PRECISION: tl.constexpr, NATIVE: tl.constexpr, ATOMS: tl.constexpr, PHASES: tl.constexpr, VALUES: tl.constexpr,
 ):  # fmt: skip
     """Derivatives by x (B, d, C, n), r (splits, B, 3, n) and ω (programs, C), or theirs along a direction (SECOND).
 

@@ -6,23 +6,34 @@ Nothing here looks at what is on the device: sizes of launches follow from shape
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 from efa_addons.ops import triton_kernels as kernels
 from efa_addons.ops.backends import interpreted, precision
 from efa_addons.ops.parts import Partials, Waves, num_rows
 
-# Tiles: of atoms, of phases, of values. What a group of four warps multiplies at once has 64 rows; the other size is what the
-# registers hold.
-# The largest tiles; smaller ones where there is less. PHASES of `state` are two tiles of phases of one channel.
-STATE = {"ATOMS": 32, "PHASES": 64, "num_warps": 4, "num_stages": 3}
-READ_OUT = {"ATOMS": 128, "PHASES": 32, "num_warps": 8, "num_stages": 3}  # each row of T that is loaded serves so many atoms
-PULL = {"ATOMS": 128, "PHASES": 32, "num_warps": 8, "num_stages": 2}
+
+class Tiles(NamedTuple):
+    """What a program works on at a time, at most, and how. Measured on an H100 (`python -m benchmarks.gpu --only kernels`)."""
+
+    atoms: int
+    rows: int  # of the products: those of `state` are phases, those of the others atoms
+    warps: int
+    stages: int  # of loads ahead; fewer where a card has no room for them
+    registers: int | None = None  # of a thread at most, for more programs side by side; only where that spills little
+
+
+_TILES = {
+    "state": {"": Tiles(32, 64, 4, 3), "tf32x3": Tiles(16, 64, 4, 4)},
+    "read_out": {"": Tiles(64, 64, 4, 3, 168), "tf32x3": Tiles(128, 128, 8, 3)},
+    "pull": {"": Tiles(128, 128, 8, 2)},
+}
 _VALUES = 64
 _READ_VALUES = 128
 _PHASES = (32, 16)  # of one channel: large tiles where channels have many
@@ -65,6 +76,9 @@ def second_partials(
         by_y = sums.read_out(changes, True) if y is not None and of_y else None
         by_x, by_r, by_frequencies = sums.pull(of_x, of_r, of_frequencies)
     return by_x, by_y, by_r, by_frequencies, by_state
+
+
+_stages: dict[tuple[Any, ...], int] = {}  # of loads ahead, for which a device had room
 
 
 class Grid(NamedTuple):
@@ -132,18 +146,18 @@ class _Sums:
         y, dy = self.values("", with_y, True), self.values("d", with_dy, True)
         if self.empty() or (y is None and dy is None):
             return self.x.new_zeros(shape)
-        tiles_of = self.tiles(STATE, 2 * self.grid.tile)
-        atoms, num_phases = tiles_of["ATOMS"], tiles_of["PHASES"]
+        num_phases = 2 * self.grid.tile
+        atoms = self.tile_of_atoms("state")
         programs = self.waves.num_graphs * (self.grid.num_phases // num_phases) * ((self.num_d + 1) // 2)
         tiles = self.padded_values // self.tile_of_values
         splits = _splits(programs * tiles, triton.cdiv(self.num_atoms, atoms), self.x.device)
         out = self.x.new_empty([splits, *shape])
-        kernels.state[programs, tiles, splits](
-            self.x, y, self.r, self.k, self.dx, dy, self.dr, self.dk, self.weights, self.grid.halves, self.grid.tile_channel,
-            self.grid.rows,
-            self.blocks_of_graphs(), out, self.num_atoms, self.num_items, self.grid.num_phases, self.num_rows,
-            self.num_channels, self.waves.num_graphs, self.size(y, dy), **self.flags, **tiles_of, NUM_VALUES=self.num_values,
-            HALVES=2, VALUES=self.tile_of_values,
+        self.launch(
+            "state", (programs, tiles, splits), num_phases,
+            (self.x, y, self.r, self.k, self.dx, dy, self.dr, self.dk, self.weights, self.grid.halves, self.grid.tile_channel,
+             self.grid.rows, self.blocks_of_graphs(), out, self.num_atoms, self.num_items, self.grid.num_phases, self.num_rows,
+             self.num_channels, self.waves.num_graphs, self.size(y, dy)),
+            NUM_VALUES=self.num_values, HALVES=2, VALUES=self.tile_of_values,
         )  # fmt: skip
         return _summed(out)
 
@@ -153,17 +167,17 @@ class _Sums:
         t, dt = self.rows("", with_t, True), self.rows("d", with_dt, True)
         if self.empty() or (t is None and dt is None):
             return self.x.new_zeros(shape)
-        tiles_of = self.tiles(READ_OUT, self.grid.tile)
-        atoms = tiles_of["ATOMS"]
+        atoms = self.tile_of_atoms("read_out")
         values = _READ_VALUES if self.padded_values % _READ_VALUES == 0 else self.tile_of_values
         programs = self.num_blocks * triton.cdiv(self.num_atoms, atoms)
         tiles = self.num_components * (self.padded_values // values)
         splits = _splits(programs * tiles, self.grid.num_phases // self.grid.tile, self.x.device)
         out = self.x.new_empty([splits, *shape])
-        kernels.read_out[programs, tiles, splits](
-            self.x, t, self.r, self.k, self.dx, dt, self.dr, self.dk, self.weights, self.grid.tile_channel, self.waves.graph,
-            out, self.num_atoms, self.grid.num_phases, self.num_channels, self.num_blocks, self.size(t, dt), **self.flags,
-            **tiles_of, NUM_VALUES=self.num_values, VALUES=values,
+        self.launch(
+            "read_out", (programs, tiles, splits), self.grid.tile,
+            (self.x, t, self.r, self.k, self.dx, dt, self.dr, self.dk, self.weights, self.grid.tile_channel, self.waves.graph,
+             out, self.num_atoms, self.grid.num_phases, self.num_channels, self.num_blocks, self.size(t, dt)),
+            NUM_VALUES=self.num_values, VALUES=values,
         )  # fmt: skip
         return _summed(out)
 
@@ -172,34 +186,50 @@ class _Sums:
         if not (of_x or of_r or of_frequencies):
             return None, None, None
         y, dy, t, dt = (make(name, True, False) for make in (self.values, self.rows) for name in ("", "d"))
-        tiles_of = self.tiles(PULL, self.grid.tile)
-        programs = self.num_blocks * triton.cdiv(self.num_atoms, tiles_of["ATOMS"])
+        programs = self.num_blocks * triton.cdiv(self.num_atoms, self.tile_of_atoms("pull"))
         splits = _splits(programs, self.num_channels, self.x.device)
         fill = self.x.new_zeros if self.empty() else self.x.new_empty
         by_x = fill(self.x.shape) if of_x else None
         by_r = fill([splits, *self.r.shape]) if of_r else None
         by_frequencies = fill([programs, self.num_channels]) if of_frequencies else None
         if not self.empty():
-            kernels.pull[programs, splits](
-                self.x, y, t, self.r, self.k, self.dx, dy, dt, self.dr, self.dk, self.u if of_frequencies else None,
-                self.weights, self.grid.runs, self.waves.graph, by_x, by_r, by_frequencies, self.num_atoms, self.num_items,
-                self.grid.num_phases, self.num_channels, self.num_blocks, self.size(y, dy), self.size(t, dt),
-                SECOND=self.second, **self.flags, **tiles_of, VALUES=self.tile_of_values,
+            self.launch(
+                "pull", (programs, splits), self.grid.tile,
+                (self.x, y, t, self.r, self.k, self.dx, dy, dt, self.dr, self.dk, self.u if of_frequencies else None,
+                 self.weights, self.grid.runs, self.waves.graph, by_x, by_r, by_frequencies, self.num_atoms, self.num_items,
+                 self.grid.num_phases, self.num_channels, self.num_blocks, self.size(y, dy), self.size(t, dt)),
+                SECOND=self.second, VALUES=self.tile_of_values,
             )  # fmt: skip
         return by_x, None if by_r is None else _summed(by_r), None if by_frequencies is None else by_frequencies.sum(0)
 
-    def tiles(self, largest: Mapping[str, int], phases: int) -> dict[str, int]:
-        """Those of a kernel for tiles of so many phases; four warps for every 64 rows of a product, or fewer."""
-        atoms = min(largest["ATOMS"], _size(self.num_atoms))
-        rows = largest["PHASES"] if largest is STATE else largest["ATOMS"]
-        few = rows > (phases if largest is STATE else atoms)
-        warps = min(4, largest["num_warps"]) if few else largest["num_warps"]
-        return {**largest, "ATOMS": atoms, "PHASES": phases, "num_warps": warps}
+    def launch(self, name: str, grid: tuple[int, ...], phases: int, arguments: Sequence[Any], **constants: Any) -> None:
+        """Runs a kernel, with fewer loads ahead where the device has no room for as many as its tiles are meant to have."""
+        tiles, atoms = self.tiles_of(name), self.tile_of_atoms(name)
+        full = (phases if name == "state" else atoms) == tiles.rows
+        options = {"num_warps": tiles.warps if full else min(4, tiles.warps)}
+        if tiles.registers and full and not self.second and self.weights is None and not interpreted():
+            options["maxnreg"] = tiles.registers
+        constants = {**self.flags, **constants, "ATOMS": atoms, "PHASES": phases}
+        kind = (name, self.x.device, *constants.values(), *(argument is None for argument in arguments))
+        for stages in range(_stages.get(kind, tiles.stages), 0, -1):
+            try:
+                getattr(kernels, name)[grid](*arguments, **constants, **options, num_stages=stages)
+                _stages[kind] = stages
+                return
+            except OutOfResources:
+                if stages == 1:
+                    raise
+
+    def tiles_of(self, name: str) -> Tiles:
+        return _TILES[name].get(self.flags["PRECISION"], _TILES[name][""])
+
+    def tile_of_atoms(self, name: str) -> int:
+        return min(self.tiles_of(name).atoms, _size(self.num_atoms))
 
     @property
     def num_items(self) -> int:
         """n', a multiple of all tiles of atoms."""
-        tile = min(PULL["ATOMS"], _size(self.num_atoms))
+        tile = max(self.tile_of_atoms(name) for name in ("state", "pull"))
         return triton.cdiv(self.num_atoms, tile) * tile
 
     def values(self, name: str, wanted: bool, transposed: bool) -> Tensor | None:

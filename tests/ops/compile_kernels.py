@@ -73,12 +73,13 @@ def main(capability, second, mixed, precision="tf32x3"):
     if mixed:
         given.add("weights")
     arranged = {"y", "t", "dy", "dt"} if precision == "bf16" else set()
-    kernels = {"arrange": {}, "state": triton_waves.STATE, "read_out": triton_waves.READ_OUT, "pull": triton_waves.PULL}
-    for name, tiles in kernels.items():
+    for name in ("arrange", "state", "read_out", "pull"):
         rounded = {"out"} if name == "arrange" and arranged else arranged
-        tiles = {name: tiles.get(name) for name in ("ATOMS", "PHASES")}
-        options = {key: value for key, value in kernels[name].items() if key.startswith("num_")}
-        kernel = compiled(getattr(triton_kernels, name), capability, given, rounded, {**constants, **tiles}, options)
+        tiles = triton_waves._TILES.get(name, {})
+        best = tiles.get(precision, tiles.get(""))
+        sizes = {"ATOMS": best.atoms, "PHASES": 64 if name == "state" else 32} if best else {}
+        options = {"num_warps": best.warps, "num_stages": best.stages} if best else {}
+        kernel = compiled(getattr(triton_kernels, name), capability, given, rounded, {**constants, **sizes}, options)
         print(name, report(kernel) if os.environ.get("REPORT") else "", flush=True)
 
 

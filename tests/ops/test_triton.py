@@ -29,13 +29,20 @@ def test_interpreted():
 
 @pytest.mark.parametrize("capability", [80, pytest.param(90, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("second", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["first", "second"])
-def test_they_compile(capability, second):
+@pytest.mark.parametrize("mixed", [False, True], ids=["unmixed", "mixed"])
+def test_they_compile(capability, second, mixed):
     """The interpreter takes what the compiler refuses."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-W", "ignore", str(FOLDER / "compile_kernels.py"), str(capability), str(int(second))]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        str(FOLDER / "compile_kernels.py"),
+        *(str(int(n)) for n in (capability, second, mixed)),
+    ]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == ["state", "read_out", "pull"]
+    assert result.stdout.split() == ["arrange", "state", "read_out", "pull"]
 
 
 def case(num_atoms=500, dtype=torch.float32, degree=0, device="cuda"):

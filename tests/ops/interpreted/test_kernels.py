@@ -98,6 +98,33 @@ def test_second_derivatives(along, components):
     close(triton_waves.second_partials(*arguments, described, given, [True] * 5), expected)
 
 
+def test_launches_name_arguments(monkeypatch):
+    """The interpreter takes any keyword, the compiler only those of a kernel and its own."""
+    calls = []
+
+    class Recorded:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            def launch(*arguments, **constants):
+                calls.append((self.kernel, arguments, constants))
+                self.kernel[grid](*arguments, **constants)
+
+            return launch
+
+    names = ("arrange", "state", "read_out", "pull")
+    for name in names:
+        monkeypatch.setattr(triton_kernels, name, Recorded(getattr(triton_kernels, name)))
+    arguments, described = case(5, 3, components=2)
+    arguments, described = single(arguments, described)
+    triton_waves.partials(*arguments, described, [True] * 5)
+    assert {kernel.fn.__name__ for kernel, _, _ in calls} == set(names)
+    for kernel, arguments, constants in calls:
+        given = [name for name in constants if name not in ("num_warps", "num_stages", "maxnreg")]
+        assert sorted([*kernel.arg_names[: len(arguments)], *given]) == sorted(kernel.arg_names)
+
+
 @pytest.mark.parametrize("missing", ["y", "state"])
 def test_second_derivatives_without_one(missing):
     arguments, described = case(5, 3, groups=((1, 1), (6, 1)))

@@ -51,10 +51,18 @@ def sums():
 
 @pytest.mark.parametrize("kind", [FIRST, SECOND], ids=str)
 def test_kernels_pass_with_tiles_of_full_size(kind, monkeypatch):
-    found, launch = [], triton_waves._size
-    monkeypatch.setattr(triton_waves, "_size", lambda number, most: found.append((launch(number, most), most)) or found[-1][0])
+    found, launch = {}, triton_waves._Sums.launch
+
+    def seen(sums, name, grid, phases, *arguments, **constants):
+        found[name] = (sums.tile_of_atoms(name), phases, constants["VALUES"])
+        launch(sums, name, grid, phases, *arguments, **constants)
+
+    monkeypatch.setattr(triton_waves._Sums, "launch", seen)
     assert selfcheck.largest_error(triton_waves, CPU, *kind[2:]) < 2e-6
-    assert all(size == most for size, most in found) and {most for _, most in found} == {16, 32, 64, 128}
+    large, tiles = max(triton_waves._PHASES), triton_waves._TILES
+    phases = {"state": 2 * large, "read_out": large, "pull": large}
+    values = {"state": triton_waves._VALUES, "read_out": triton_waves._READ_VALUES, "pull": triton_waves._VALUES}
+    assert found == {name: (tiles[name][""].atoms, phases[name], values[name]) for name in tiles}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
