@@ -5,9 +5,10 @@ Sections, in this order; --only takes some of them:
 - gate: at real sizes and in every precision the kernels' sums, their first and second derivatives must agree with float64, or
   nothing is timed;
 - limits, kernels: the card's own (matrix products, copies), and what the kernels reach of them;
-- attention: from 1000 to a million atoms and in batches of molecules, by each back end and by the JAX reference;
+- attention: from 1000 to a million atoms and in batches of molecules, by each back end;
+- mace: steps of MACE with and without EFA, by e3nn and by cuEquivariance;
 - molecules: what would decide on a kernel for the sum over pairs;
-- mace: steps of MACE with and without EFA, by e3nn and by cuEquivariance.
+- reference: the JAX reference on the attention's problems.
 
 What is not installed is said in the table. Times are medians over repetitions, memory the peak of the allocator over what was
 there before. Written are a CSV file and a page of tables, named after the card, with the targets first.
@@ -24,14 +25,22 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_attention import attention, molecules
+from benchmarks.gpu_attention import attention, molecules, references
 from benchmarks.gpu_kernels import gate, limits, rates
 from benchmarks.gpu_mace import mace
 from benchmarks.gpu_report import markdown, targets
 from benchmarks.report import show_table
 from benchmarks.rows import Row, write_rows
 
-SECTIONS = {"gate": gate, "limits": limits, "kernels": rates, "attention": attention, "molecules": molecules, "mace": mace}
+SECTIONS = {
+    "gate": gate,
+    "limits": limits,
+    "kernels": rates,
+    "attention": attention,
+    "mace": mace,
+    "molecules": molecules,
+    "reference": references,
+}
 
 
 def main() -> None:

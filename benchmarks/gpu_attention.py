@@ -30,10 +30,15 @@ TORCH = "chunked"
 CONTENDERS = {TORCH: (TORCH, ""), "plain": ("plain", ""), "triton": ("triton", ""), "triton, tf32": ("triton", "tf32")}
 
 
+def _problems(quick: bool) -> list[Problem]:
+    if quick:
+        return [Problem(1, 5, 4, 4), Problem(2, 3, 4, 4)]
+    return [Problem(1, n, 64, 64) for n in SIZES] + [Problem(g, n, 32, 64) for g, n in MOLECULES]
+
+
 def attention(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
     """One module, of the same weights everywhere: forward, forces, training step."""
-    problems = [Problem(1, n, 64, 64) for n in SIZES] + [Problem(g, n, 32, 64) for g, n in MOLECULES]
-    for problem in [Problem(1, 5, 4, 4), Problem(2, 3, 4, 4)] if quick else problems:
+    for problem in _problems(quick):
         for task in ("forces",) if quick else ("forward", "forces", "training"):
             first: list[np.ndarray] | None = None
             for name, (back_end, rounding) in CONTENDERS.items():
@@ -44,7 +49,6 @@ def attention(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
                 first = first or values
                 row.difference = _difference(values, first) if name != TORCH else None
                 yield row
-            yield reference(Row("attention", REFERENCE, task, **vars(problem)), first, device, repeats)
 
 
 def _compared(found: Any, problem: Problem) -> list[np.ndarray] | None:
@@ -58,6 +62,15 @@ def _difference(values: list[np.ndarray] | None, first: list[np.ndarray] | None)
     if values is None or first is None:
         return None
     return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(values, first, strict=True))
+
+
+def references(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
+    """The JAX reference on the same problems: energy and forces."""
+    for problem in _problems(quick):
+        row = Row("attention", TORCH, "forces", **vars(problem))
+        with backend(TORCH):
+            _, found = measured(row, lambda p=problem: build(QUADRATURE, p, "forces", device), device, 1)
+        yield reference(Row("attention", REFERENCE, "forces", **vars(problem)), _compared(found, problem), device, repeats)
 
 
 def reference(row: Row, first: list[np.ndarray] | None, device: torch.device, repeats: int) -> Row:

@@ -55,7 +55,7 @@ def gate(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
     """
     cases, precisions = (((1, 1, 20, 4, 0), (2, 3, 3, 4, 0)), PRECISIONS[:1]) if quick else (GATE, PRECISIONS)
     if not quick:
-        _compile_ahead(device, cases, precisions)
+        _compile_ahead(device, [(case, name, *one) for case in cases for name in precisions for one in _ONE_BY_ONE])
     failed = []
     for case in cases:
         graphs, blocks, atoms, width, degree = case
@@ -81,49 +81,50 @@ def _largest_errors(device: torch.device, precisions: Sequence[str], case: Case)
     """One derivative after the other, so that a million atoms fit."""
     exact, single = sums(device, torch.float64, *case), sums(device, torch.float32, *case)
     errors = dict.fromkeys(precisions, 0.0)
-    for place, second in _ONE_BY_ONE:
-        expected = _derivative(parts, exact, place, second)
+    for places, second in _ONE_BY_ONE:
+        expected = _derivatives(parts, exact, places, second)[places[0]]
         for precision in precisions:
             with rounded_to(precision), backend("triton"):
-                found = _derivative(waves, single, place, second)
+                found = _derivatives(waves, single, places, second)[places[0]]
             error = float((found - expected).norm() / expected.norm())
             errors[precision] = max(errors[precision], error if error == error else float("inf"))
     return errors
 
 
-_ONE_BY_ONE = [(place, second) for place in range(5) for second in (False, True)]
+_ONE_BY_ONE = [((place,), second) for place in range(5) for second in (False, True)]
+_OF_RATES = [((4,), False), ((1,), False), ((0, 2), False), ((0, 1, 2, 3, 4), False), ((0, 1, 2, 3, 4), True)]
 
 
-def _derivative(module: Any, arguments: tuple[list[Any], parts.Waves], place: int, second: bool) -> torch.Tensor:
+def _derivatives(module: Any, arguments: tuple[list[Any], parts.Waves], places: Sequence[int], second: bool) -> parts.Partials:
     values, described = arguments
-    needed = [number == place for number in range(5)]
+    needed = [number in places for number in range(5)]
     if second:
-        return module.second_partials(*values, described, [torch.ones_like(v) for v in values], needed)[place]
-    return module.partials(*values, described, needed)[place]
+        return module.second_partials(*values, described, [torch.ones_like(v) for v in values], needed)
+    return module.partials(*values, described, needed)
 
 
-def _compile_ahead(device: torch.device, cases: Sequence[Case], precisions: Sequence[str]) -> None:
-    """The gate's kernels, in as many processes as there are cores: one after the other they would take many minutes."""
-    jobs = {
-        (_small(case), precision, place, second) for case in cases for precision in precisions for place, second in _ONE_BY_ONE
-    }
+def _compile_ahead(device: torch.device, jobs: Sequence[tuple[Case, str, tuple[int, ...], bool]]) -> None:
+    """Kernels of (case, precision, places, second), in as many processes as there are cores: one by one takes many minutes."""
+    small = sorted({(_small(case), *rest) for case, *rest in jobs})
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(16, os.cpu_count() or 1), mp_context=context) as pool:
-        for number, done in enumerate(as_completed([pool.submit(_compile, device.type, *job) for job in sorted(jobs)])):
+        for number, done in enumerate(as_completed([pool.submit(_compile, device.type, *job) for job in small])):
             done.result()
-            print(f"\rcompiled {number + 1} of {len(jobs)}", end="", flush=True)
+            print(f"\rcompiled {number + 1} of {len(small)}", end="", flush=True)
     print()
 
 
 def _small(case: Case) -> Case:
     """One for which the same kernels are compiled: Triton asks whether numbers are one, and whether 16 divides them."""
     graphs, blocks, atoms, width, degree = case
-    return graphs, blocks, atoms if atoms < 512 else 256 + atoms % 16, width, degree
+    graphs, blocks = (n if n < 48 else 32 + n % 16 for n in (graphs, blocks))
+    atoms = atoms if atoms < 512 else 256 + atoms % 16
+    return graphs, blocks, atoms, width, degree
 
 
-def _compile(kind: str, case: Case, precision: str, place: int, second: bool) -> None:
+def _compile(kind: str, case: Case, precision: str, places: tuple[int, ...], second: bool) -> None:
     with rounded_to(precision), backend("triton"):
-        _derivative(waves, sums(torch.device(kind), torch.float32, *case), place, second)
+        _derivatives(waves, sums(torch.device(kind), torch.float32, *case), places, second)
 
 
 def limits(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
@@ -144,12 +145,16 @@ def limits(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
 def rates(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
     """Each sum alone: 2 N R D_v operations, whatever the number of products that a precision makes of each."""
     needed = {"state": [4], "read-out": [1], "gradient": [0, 2], "all": [0, 1, 2, 3, 4]}
+    precisions = PRECISIONS[:1] if quick else [name for name in PRECISIONS if name != "ieee"]  # which is for comparison only
+    if not quick:
+        cases = [(1, 1, 65_536, width, 0) for width in WIDTHS]
+        _compile_ahead(device, [(case, name, places, s) for case in cases for name in precisions for places, s in _OF_RATES])
     for width in (4,) if quick else WIDTHS:
         atoms = 20 if quick else 65_536
         arguments, described = sums(device, torch.float32, 1, 1, atoms, width, 0)
         along = [torch.ones_like(tensor) for tensor in arguments]
         operations = 2 * atoms * parts.num_rows(described, 2) * width
-        for precision in PRECISIONS[:1] if quick else PRECISIONS:
+        for precision in precisions:
             with rounded_to(precision), backend("triton"):
                 for task, places in needed.items():
                     asked = [place in places for place in range(5)]

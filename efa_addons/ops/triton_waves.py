@@ -32,7 +32,7 @@ class Tiles(NamedTuple):
 _TILES = {
     "state": {"": Tiles(32, 64, 4, 3), "tf32x3": Tiles(16, 64, 4, 4)},
     "read_out": {"": Tiles(64, 64, 4, 3, 168), "tf32x3": Tiles(128, 128, 8, 3)},
-    "pull": {"": Tiles(128, 128, 8, 2)},
+    "pull": {"": Tiles(64, 64, 4, 3), "tf32x3": Tiles(128, 128, 8, 2), "bf16": Tiles(64, 64, 4, 2, 128)},
 }
 _VALUES = 64
 _READ_VALUES = 128

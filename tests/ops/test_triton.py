@@ -11,7 +11,7 @@ import torch
 from gpu_support import gpu, waits
 
 from efa_addons import EFAWarning, EuclideanFastAttention
-from efa_addons.ops import backends, selfcheck
+from efa_addons.ops import backends, selfcheck, waves
 from efa_addons.ops.backends import Kind, backend, kernels
 
 pytest.importorskip("triton", reason="needs triton")
@@ -150,7 +150,12 @@ def test_torch_compile(taken):
 
 
 @gpu
-def test_two_runs_are_the_same():
+@pytest.mark.parametrize("second", [False, True], ids=["first", "second"])
+def test_two_runs_of_the_kernels_are_the_same(second):
+    arguments, described, along = selfcheck._problem(torch.device("cuda"), torch.float32, False)
     with backend("triton"):
-        first, second = (derivatives(*case()) for _ in range(2))
-    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+        if second:
+            runs = [waves.second_partials(*arguments, described, along, [True] * 5) for _ in range(2)]
+        else:
+            runs = [waves.partials(*arguments, described, [True] * 5) for _ in range(2)]
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
