@@ -48,7 +48,7 @@ def mace(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
         return
     try:
         models = {name.replace(E3NN, CUEQ): _accelerated(model, device) for name, model in models.items()}
-    except (ImportError, RuntimeError) as error:  # its operations for GPUs are a package of their own
+    except (ImportError, RuntimeError, AttributeError) as error:  # its operations for GPUs are a package of their own
         yield Row("MACE", CUEQ, "inference", status=str(error).splitlines()[0][:100])
         return
     for structures in batches:

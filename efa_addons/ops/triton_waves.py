@@ -6,6 +6,7 @@ Nothing here looks at what is on the device: sizes of launches follow from shape
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -40,6 +41,9 @@ _PHASES = (32, 16)  # of one channel: large tiles where channels have many
 _FILLED = 0.75  # of the tiles at least, for the large ones
 _PROGRAMS = 2  # at a time on a multiprocessor
 _ROUNDS = 2  # of these at least, so that all are busy to the end
+# The matrix units cut off what they add up, so that errors grow with the terms of a sum: 5e-9 for each atom, relative, on an
+# H100. Longer sums are shared, as long as the shares take no more memory than this, bytes.
+_LONGEST, _SHARES = {"state": 2048, "read_out": 2048}, 2**31
 _PART = {"tf32x3": 2}  # arrays for one: the rounded values, and what rounding took away
 
 
@@ -150,7 +154,8 @@ class _Sums:
         atoms = self.tile_of_atoms("state")
         programs = self.waves.num_graphs * (self.grid.num_phases // num_phases) * ((self.num_d + 1) // 2)
         tiles = self.padded_values // self.tile_of_values
-        splits = _splits(programs * tiles, triton.cdiv(self.num_atoms, atoms), self.x.device)
+        pieces = triton.cdiv(self.num_atoms, atoms)
+        splits = _splits(programs * tiles, pieces, self.x.device, _shares(pieces * atoms, "state", math.prod(shape)))
         out = self.x.new_empty([splits, *shape])
         self.launch(
             "state", (programs, tiles, splits), num_phases,
@@ -171,7 +176,8 @@ class _Sums:
         values = _READ_VALUES if self.padded_values % _READ_VALUES == 0 else self.tile_of_values
         programs = self.num_blocks * triton.cdiv(self.num_atoms, atoms)
         tiles = self.num_components * (self.padded_values // values)
-        splits = _splits(programs * tiles, self.grid.num_phases // self.grid.tile, self.x.device)
+        pieces, least = self.grid.num_phases // self.grid.tile, _shares(self.grid.num_phases, "read_out", math.prod(shape))
+        splits = _splits(programs * tiles, pieces, self.x.device, least)
         out = self.x.new_empty([splits, *shape])
         self.launch(
             "read_out", (programs, tiles, splits), self.grid.tile,
@@ -282,12 +288,17 @@ def _size(number: int) -> int:
     return max(16, triton.next_power_of_2(number))
 
 
-def _splits(programs: int, pieces: int, device: torch.device) -> int:
+def _splits(programs: int, pieces: int, device: torch.device, least: int = 1) -> int:
     """How many programs share each sum, so that the device is full: to the end, for what is left over fills a round as well."""
     programs, slots = max(1, programs), _PROGRAMS * _processors(device)
-    most = max(1, min(pieces, triton.cdiv(4 * _ROUNDS * slots, programs)))
-    candidates = range(min(most, triton.cdiv(_ROUNDS * slots, programs)), most + 1)
-    return max(candidates, key=lambda n: (round(20 * n * programs / slots / triton.cdiv(n * programs, slots)), -n))
+    first = max(least, triton.cdiv(_ROUNDS * slots, programs))
+    candidates = range(min(pieces, first), max(1, min(pieces, 2 * first)) + 1)
+    return max(1, max(candidates, key=lambda n: (round(20 * n * programs / slots / triton.cdiv(n * programs, slots)), -n)))
+
+
+def _shares(terms: int, name: str, size: int) -> int:
+    """Into how many a sum of so many atoms or phases is to be cut, with results of so many float32 each."""
+    return max(1, min(triton.cdiv(terms, _LONGEST[name]), _SHARES // max(1, 4 * size)))
 
 
 @functools.lru_cache

@@ -36,8 +36,8 @@ def broken(monkeypatch):
     """A sine of the wrong sign."""
     right = triton_kernels.cos_sin
 
-    def wrong(phase, turned):
-        cos, sin = right(phase, turned)
+    def wrong(phase, turned, precision):
+        cos, sin = right(phase, turned, precision)
         return cos, -sin
 
     monkeypatch.setattr(triton_kernels, "cos_sin", wrong)
@@ -98,7 +98,7 @@ def test_wrong_numbers_warn_once_and_torch_serves(small, broken):
 
 
 def test_no_numbers_are_wrong_numbers(small, monkeypatch):
-    monkeypatch.setattr(triton_kernels, "cos_sin", lambda phase, turned: (phase * float("nan"), phase))
+    monkeypatch.setattr(triton_kernels, "cos_sin", lambda phase, *_: (phase * float("nan"), phase))
     with pytest.warns(EFAWarning, match="differ from torch's by inf, where 1e-05 is allowed"):
         assert kernels(FIRST) is None
 
