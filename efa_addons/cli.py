@@ -191,10 +191,26 @@ def _resolve(config: EFAConfig, data: Path | None) -> EFAConfig:
 
 
 def _structures(path: Path) -> list[Any]:
-    """All structures of a file, through ASE, which every host brings along."""
+    """All structures of a file, through ASE, which every host brings along.
+
+    Raises:
+        EFAError: ASE cannot read the file, or there are no structures in it, or some without atoms.
+    """
     import ase.io
 
-    return list(ase.io.iread(path, index=":"))
+    expected = "expected one or more structures in a format that ASE reads, extended XYZ for example."
+    try:
+        structures = list(ase.io.iread(path, index=":"))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # every format has errors of its own
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise EFAError(f"{path} cannot be read ({why}): {expected}") from error
+    empty = sum(len(atoms) == 0 for atoms in structures)
+    if empty or not structures:
+        found = f"{empty} of {len(structures)} structures without atoms" if empty else "no structures"
+        raise EFAError(f"{path} has {found}: {expected}")
+    return structures
 
 
 def _strip(args: argparse.Namespace) -> None:
@@ -211,13 +227,14 @@ def _convert(args: argparse.Namespace) -> None:
 
 def _inspect(args: argparse.Namespace) -> None:
     host = _host(args)
+    structures = None if args.data is None else _structures(args.data)
     portable = read_portable(args.input, args.host)
     if portable is not None:
         print(
             f"portable format {portable.format}, written by efa_addons {portable.efa_addons_version} and {args.host} "
             f"{portable.host_version}"
         )
-    print(host.inspect(host.load(args.input), None if args.data is None else _structures(args.data)))
+    print(host.inspect(host.load(args.input), structures))
 
 
 def _kernels(args: argparse.Namespace) -> None:
@@ -225,7 +242,8 @@ def _kernels(args: argparse.Namespace) -> None:
 
     kernels.check_name(args.out)
     host = _host(args)
-    layers = kernels.effective_kernels(host, host.load(args.input), _structures(args.data))
+    structures = _structures(args.data)
+    layers = kernels.effective_kernels(host, host.load(args.input), structures)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     kernels.plot(args.out, layers)
     kernels.write_csv(args.out.with_suffix(".csv"), layers)

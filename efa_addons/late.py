@@ -35,9 +35,9 @@ class Late:
         self._calls += 1
         if device.type != "cuda" or self._calls == 1:
             return compute().item()
-        found = None
-        if self._sent is not None and self._sent[1]():
-            found, self._sent = self._sent[0].item(), None
+        found, sent = None, self._sent
+        if sent is not None and sent[1]():
+            found, self._sent = sent[0].item(), None
         if self._sent is None and self._calls % self._every == 0:
             self._sent = _send(compute())
         return found

@@ -69,7 +69,7 @@ def test_gpu(tmp_path, request):
 
 
 def test_gpu_gate_refuses_wrong_kernels(monkeypatch):
-    monkeypatch.setattr(gpu_kernels, "_largest_error", lambda device, precision, case: 1e-4)
+    monkeypatch.setattr(gpu_kernels, "_largest_errors", lambda device, precisions, case: dict.fromkeys(precisions, 1e-4))
     with pytest.raises(SystemExit, match="gate: the kernels are wrong, nothing is timed. tf32x3, 1 x 20 atoms"):
         list(gpu_kernels.gate(torch.device("cpu"), True, 1))
 

@@ -64,6 +64,18 @@ def test_every_so_many_calls(way):
     assert look(GPU, lambda: 1 / 0) == 4.0
 
 
+def test_a_number_that_another_thread_takes_meanwhile(way):
+    look = Late()
+    look(GPU, number(1))
+
+    def taken():
+        look._sent = None
+        return True
+
+    look._sent = torch.tensor(2.0), taken
+    assert look(GPU, number(3)) == 2.0
+
+
 def test_nothing_is_looked_at_in_a_capture_or_where_nothing_is(way):
     look = Late()
     way.capturing = True

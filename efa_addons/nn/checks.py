@@ -58,6 +58,8 @@ def refuse_periodic(pbc: Optional[Tensor], reason: str = "pbc has a true entry")
             periodic = bool(pbc.any().item())
         else:
             periodic = _has_true(pbc)
+            if pbc.device.type != "cpu":
+                reason += ", in this call or an earlier one"
         if periodic:
             raise EFAError(
                 f"EFA got a periodic structure ({reason}). Absolute positions are not defined under periodic "
@@ -72,7 +74,7 @@ def _has_true(flags: Tensor) -> bool:
     """Of this call or, on a GPU, of an earlier one; false in traces."""
     if tracing() or not _of_device.setdefault(flags.device, Late())(flags.device, flags.any):
         return False
-    del _of_device[flags.device]  # told: what is on its way belongs to this error, too
+    _of_device.pop(flags.device, None)  # told: what is on its way belongs to this error, too
     return True
 
 

@@ -148,7 +148,7 @@ def _plain_read_out(
 
 
 def _features(x: Tensor, r: Tensor, frequencies: Tensor, grid: Grid, group: int, turned: bool) -> Tensor:
-    """(cos φ, sin φ) ⊗ x, or (sin φ, -cos φ) ⊗ x, of a group: (B, m, 2 d c, b). u·r is no matrix product, see `ops.waves`."""
+    """(cos φ, sin φ) ⊗ x, or (sin φ, -cos φ) ⊗ x, of a group: (B, m, 2 d c, b). u·r is no matrix product, see `ops.parts`."""
     channels, directions = grid.num_channels[group], grid.num_directions[group]
     channel, direction = sum(grid.num_channels[:group]), sum(grid.num_directions[:group])
     u = grid.directions[direction : direction + directions].unsqueeze(-1)

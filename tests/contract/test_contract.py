@@ -329,6 +329,30 @@ def test_structures_of_other_elements_are_refused(host):
         kernels.effective_kernels(host.adapter, host.with_efa(SMALL), structures)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "cannot be read (UnknownFileTypeError: Empty file"),
+        ("no structure\n", "cannot be read (XYZError"),
+        ("3\n\nH 0 0 0\n", "cannot be read (XYZError"),
+        ("1\n\nQq 0 0 0\n", "cannot be read (KeyError: 'Qq')"),
+        ("0\n\n", "has 1 of 1 structures without atoms"),
+    ],
+    ids=["empty", "no structure", "cut off", "no element", "no atoms"],
+)
+def test_data_that_cannot_be_read(host, tmp_path, capsys, content, message):
+    """Told in one line by every verb that takes data, before it loads the model."""
+    model, data, out = tmp_path / f"it{host.suffix}", tmp_path / "data.xyz", tmp_path / "out.png"
+    model.touch()
+    data.write_text(content)
+    name = host.adapter.__name__.rpartition(".")[2]
+    for verb, *given in (["inspect", model], ["kernels", model, "--out", out], ["insert", model, out]):
+        assert main([verb, "--host", name, *map(str, given), "--data", str(data)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"efa-addons {verb}: {data} {message}")
+        assert line.endswith("expected one or more structures in a format that ASE reads, extended XYZ for example.")
+
+
 def test_errors_say_what_was_given(host):
     stock, model = host.stock(), host.with_efa(SMALL)
     for refused, message in (

@@ -30,6 +30,21 @@ def test_a_gpu_is_not_waited_for(monkeypatch):
     refuse_periodic(torch.tensor([False]))  # told once, and looked at anew
 
 
+def test_the_error_says_where_it_may_be_about_an_earlier_call(monkeypatch):
+    meta = torch.device("meta")  # as a GPU, but never looked at
+    monkeypatch.setattr(checks, "_of_device", {meta: lambda device, compute: True})
+    with pytest.raises(EFAError, match="pbc has a true entry, in this call or an earlier one"):
+        refuse_periodic(torch.empty(3, dtype=torch.bool, device=meta))
+
+
+def test_threads_are_told_the_same(monkeypatch):
+    """Two threads with periodic structures at a time: the second finds that the first has told already."""
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(checks, "_of_device", {cpu: lambda device, compute: checks._of_device.pop(cpu) and compute()})
+    with pytest.raises(EFAError, match="periodic structure"):
+        refuse_periodic(torch.tensor([True]))
+
+
 def test_nan_if_periodic():
     x, closed, opened = torch.randn(4, 3), torch.tensor([[False] * 3, [False, True, False]]), torch.zeros(2, 3) > 0
     assert nan_if_periodic(x, closed) is x and nan_if_periodic(x, None) is x  # refused on a CPU

@@ -9,8 +9,9 @@ from efa_addons.ops import waves
 from efa_addons.ops.backends import backend
 from efa_addons.ops.graphs import graph_blocks
 from efa_addons.ops.grid import make_grid
+from efa_addons.ops.parts import chunk_bytes
 from efa_addons.ops.quadrature import attend
-from efa_addons.ops.waves import chunk_bytes, second_partials
+from efa_addons.ops.waves import second_partials
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -6,7 +6,7 @@ What is here and in the core travels inside packaged models: it imports nothing 
 from __future__ import annotations
 
 import sys
-from typing import Dict, Final
+from typing import Dict, Final, Optional
 
 import torch
 from nequip.data import AtomicDataDict
@@ -17,8 +17,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.nn.block import EFABlock
-from efa_addons.nn.checks import refuse_periodic
-from efa_addons.ops.tracing import tracing
+from efa_addons.nn.checks import nan_if_periodic, refuse_periodic
 
 MODES = ("parallel", "sequential")
 _NO_MLIAP = (
@@ -67,9 +66,7 @@ class EFALayer(GraphModuleMixin, torch.nn.Module):
             data = self.local(data)
             attended = self._attend(data)
         features = data[AtomicDataDict.NODE_FEATURES_KEY] + attended
-        if self.checks and (tracing() or features.device.type != "cpu"):
-            features = features * nan_if_periodic(data, features.dtype)
-        data[AtomicDataDict.NODE_FEATURES_KEY] = features
+        data[AtomicDataDict.NODE_FEATURES_KEY] = nan_if_periodic(features, crossings(data)) if self.checks else features
         return data
 
     @torch.jit.unused
@@ -100,18 +97,13 @@ class EFALayer(GraphModuleMixin, torch.nn.Module):
 
 
 def refuse_what_efa_cannot_serve(data: Dict[str, Tensor]) -> None:
-    """ML-IAP, which has no positions, and structures with edges to periodic images (NequIP's models do not see pbc)."""
+    """ML-IAP, which has no positions, and structures with edges to periodic images."""
     if AtomicDataDict.POSITIONS_KEY not in data or AtomicDataDict.LMP_MLIAP_DATA_KEY in data:
         raise EFAError(_NO_MLIAP)
-    shifts = data.get(AtomicDataDict.EDGE_CELL_SHIFT_KEY)
-    if shifts is not None and not tracing():  # in traces and on a GPU: see `nan_if_periodic`
-        refuse_periodic(shifts != 0, "an edge to a periodic image")
+    refuse_periodic(crossings(data), "an edge to a periodic image")
 
 
-def nan_if_periodic(data: Dict[str, Tensor], dtype: torch.dtype) -> Tensor:
-    """1, or NaN where an edge leads to a periodic image: compiled models cannot raise, a GPU is not waited for."""
+def crossings(data: Dict[str, Tensor]) -> Optional[Tensor]:
+    """True where an edge leads to a periodic image (NequIP's models do not see pbc)."""
     shifts = data.get(AtomicDataDict.EDGE_CELL_SHIFT_KEY)
-    if shifts is None:
-        shifts = torch.zeros([1], device=data[AtomicDataDict.POSITIONS_KEY].device)
-    crossings = shifts.detach().abs().sum().to(dtype)
-    return torch.where(crossings > 0, torch.full_like(crossings, float("nan")), torch.ones_like(crossings))
+    return None if shifts is None else shifts != 0
