@@ -36,7 +36,7 @@ _TILES = {
     "pull": {"": Tiles(64, 64, 4, 3), "tf32x3": Tiles(128, 128, 8, 2), "bf16": Tiles(64, 64, 4, 2, 128)},
 }
 _VALUES = 64
-_READ_VALUES = 128
+_READ_VALUES = 128  # in bfloat16; otherwise such tiles of T leave room for one program alone
 _PHASES = (32, 16)  # of one channel: large tiles where channels have many
 _FILLED = 0.75  # of the tiles at least, for the large ones
 _PROGRAMS = 2  # at a time on a multiprocessor
@@ -173,7 +173,8 @@ class _Sums:
         if self.empty() or (t is None and dt is None):
             return self.x.new_zeros(shape)
         atoms = self.tile_of_atoms("read_out")
-        values = _READ_VALUES if self.padded_values % _READ_VALUES == 0 else self.tile_of_values
+        wide = self.flags["PRECISION"] == "bf16" and self.padded_values % _READ_VALUES == 0
+        values = _READ_VALUES if wide else self.tile_of_values
         programs = self.num_blocks * triton.cdiv(self.num_atoms, atoms)
         tiles = self.num_components * (self.padded_values // values)
         pieces, least = self.grid.num_phases // self.grid.tile, _shares(self.grid.num_phases, "read_out", math.prod(shape))
