@@ -84,6 +84,20 @@ def test_first_derivatives(name, processors, monkeypatch):
     assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
 
 
+def test_long_sums_are_shared(monkeypatch):
+    """As long as the shares have room."""
+    assert [triton_waves._shares(terms, "state", 1) for terms in (0, 1, 2048, 2049, 10_000)] == [1, 1, 1, 2, 5]
+    assert triton_waves._shares(10_000, "state", 2**28) == 2 and triton_waves._shares(10_000, "state", 2**30) == 1
+    monkeypatch.setattr(triton_waves, "_LONGEST", {"state": 16, "read_out": 32})
+    arguments, described = case(66, 3, groups=((50, 3),))
+    expected = waves.partials(*arguments, described, [True] * 5)
+    shared, sums = [], triton_waves._splits
+    monkeypatch.setattr(triton_waves, "_splits", lambda *given: shared.append(sums(*given)) or shared[-1])
+    arguments, described = single(arguments, described)
+    close(triton_waves.partials(*arguments, described, [True] * 5), expected)
+    assert len(shared) == 3 and all(splits > 1 for splits in shared[:2])
+
+
 ALONG = ["x", "y", "r", "f", "t", "xyrft", "yt", "rf"]
 
 
