@@ -27,9 +27,16 @@ def test_interpreted():
     assert " passed" in result.stdout and "skipped" not in result.stdout
 
 
-@pytest.mark.parametrize("capability", [80, pytest.param(90, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("second", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["first", "second"])
-@pytest.mark.parametrize("mixed", [False, True], ids=["unmixed", "mixed"])
+_SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("capability", "second", "mixed"),
+    [
+        (80, False, True),
+        *(pytest.param(*case, marks=_SLOW) for case in ((80, True, False), (90, False, True), (90, True, False))),
+    ],
+)
 def test_they_compile(capability, second, mixed):
     """The interpreter takes what the compiler refuses."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
