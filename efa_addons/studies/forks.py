@@ -128,16 +128,15 @@ def serve(target: Callable[[Path], int], log: str, modules: Sequence[str]) -> No
                 folder = Path(os.fsdecode(line))
                 with (folder / log).open("w") as file:
                     running[str(folder)] = start(_exit_with, file, target, folder)
-        for folder, process in list(running.items()):
-            if process.exitcode is not None:
-                del running[folder]
-                answers.write(json.dumps([folder, process.exitcode]) + "\n")
-                answers.flush()
+        for name in [name for name, process in running.items() if process.exitcode is not None]:
+            answers.write(json.dumps([name, running.pop(name).exitcode]) + "\n")
+            answers.flush()
 
 
 def _logged(target: Callable[..., Any], log: IO[str], *args: Any) -> None:
     for stream in (1, 2):
         os.dup2(log.fileno(), stream)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", 1, closefd=False)
     target(*args)
 
 

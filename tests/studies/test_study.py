@@ -12,7 +12,7 @@ import yaml
 pytest.importorskip("ase")
 
 from efa_addons.errors import EFAError
-from efa_addons.studies import environments, runner, sources
+from efa_addons.studies import environments, forks, runner, sources
 from efa_addons.studies.environments import Environment
 from efa_addons.studies.record import FORMAT, Record, read_all, same_split
 from efa_addons.studies.runs import split
@@ -133,6 +133,7 @@ def fake(tmp_path, monkeypatch):
 
     use(SUCCEED)
     monkeypatch.setattr(runner, "find", lambda host, given: Environment(host, program, "1"))
+    monkeypatch.setattr(forks, "possible", lambda device: False)  # the script knows nothing of them
     return use
 
 
