@@ -53,6 +53,7 @@ class InMemory(Callback):
     def on_fit_start(self, trainer: Any, module: Any) -> None:
         data = trainer.datamodule
         data._train_dataset, data._val_dataset = Kept(data._train_dataset), Kept(data._val_dataset)
+        data._train_dataloader = data._val_dataloader = None  # they were made for the statistics, and are made again
 
 
 class Kept(Dataset):
