@@ -14,16 +14,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from efa_addons.studies import sources
+from efa_addons.studies import forks, sources
 from efa_addons.studies.environments import Environment, find
 from efa_addons.studies.hosts import DISTRIBUTIONS, LABELS
 from efa_addons.studies.record import FILE, Record
 from efa_addons.studies.runs import split
 from efa_addons.studies.study import Cell, Study
-from efa_addons.studies.worker import JOB, PROGRESS, Job
+from efa_addons.studies.worker import JOB, LOG, PROGRESS, Job
 from efa_addons.version import __version__
 
-LOG = "log.txt"
+WORKER = ("-m", "efa_addons.studies.worker")
 REPORT_EVERY = 60  # seconds between lines of progress where no bar can be drawn
 # of the settings, what a finished run is recognised by, beside data and versions
 DECIDING = ("model", "training", "efa", "base", "dynamics", "cost")
@@ -57,17 +57,28 @@ class Task:
         versions = {"efa_addons": __version__, DISTRIBUTIONS[self.environment.host]: self.environment.version}
         return found.finished and same and versions.items() <= dict(found.versions).items()
 
-    def start(self) -> subprocess.Popen:
+    @property
+    def server(self) -> tuple[str, ...]:
+        """The command of the process that can fork its worker; empty: none can."""
+        host = self.environment.host
+        return (str(self.environment.python), *WORKER, "--serve", host) if forks.possible(self.job.device) else ()
+
+    @property
+    def variables(self) -> dict[str, str]:
+        threads = {name: str(self.job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        return {**self.environment.variables, **threads}
+
+    def start(self, server: forks.Server | None) -> subprocess.Popen | forks.Forked:
+        """Its worker, by a server that runs, or else as a process of its own."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in (FILE, PROGRESS):
             (self.folder / name).unlink(missing_ok=True)
         self.job.save(self.folder)
-        threads = {name: str(self.job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        command = [str(self.environment.python), "-m", "efa_addons.studies.worker", str(self.folder)]
+        if server is not None:
+            return server.start(self.folder)
+        command = [str(self.environment.python), *WORKER, str(self.folder)]
         with (self.folder / LOG).open("w") as log:
-            return subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env={**self.environment.variables, **threads}, cwd=self.folder
-            )
+            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=self.variables, cwd=self.folder)
 
     def epochs_done(self) -> int:
         path = self.folder / PROGRESS
@@ -130,7 +141,8 @@ def run(
 
 def train(tasks: Sequence[Task], parallel: int) -> None:
     """Runs tasks, some at a time. One that fails is said, and the others go on."""
-    waiting, active = list(tasks), dict[Task, subprocess.Popen]()
+    waiting, active = list(tasks), dict[Task, subprocess.Popen | forks.Forked]()
+    servers = Servers()
     said, failed = time.monotonic(), 0
     with _progress() as progress:
         total = progress.add_task("runs", total=len(tasks))
@@ -140,7 +152,7 @@ def train(tasks: Sequence[Task], parallel: int) -> None:
                 while len(active) < parallel and (ready := [task for task in waiting if task.base not in {*waiting, *active}]):
                     task = ready[0]
                     waiting.remove(task)
-                    active[task] = task.start()
+                    active[task] = task.start(servers.of(task))
                     bars[task] = progress.add_task(task.label, total=task.num_epochs)
                 time.sleep(0.5)
                 for task, process in list(active.items()):
@@ -158,9 +170,31 @@ def train(tasks: Sequence[Task], parallel: int) -> None:
                     said = time.monotonic()
                     print(f"{progress.tasks[0].completed:.0f} of {len(tasks)} runs, {failed} failed", flush=True)
         finally:
+            servers.close()
             for process in active.values():
-                process.terminate()
-                process.wait()
+                if isinstance(process, subprocess.Popen):
+                    process.terminate()
+                    process.wait()
+
+
+class Servers:
+    """The processes that fork workers, one for each environment that has been asked for; one that died is replaced."""
+
+    def __init__(self) -> None:
+        self.started: dict[tuple[str, ...], forks.Server] = {}
+
+    def of(self, task: Task) -> forks.Server | None:
+        if not (command := task.server):
+            return None
+        if command in self.started and not self.started[command].alive():
+            self.started.pop(command).close()
+        if command not in self.started:
+            self.started[command] = forks.Server(command, task.variables)
+        return self.started[command]
+
+    def close(self) -> None:
+        for server in self.started.values():
+            server.close()
 
 
 def _known(study: Study, cell: Cell, split: Mapping[str, str], base: Mapping[str, Any] | None) -> dict[str, Any]:

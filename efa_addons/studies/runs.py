@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from efa_addons.errors import EFAError
+from efa_addons.studies import forks
 from efa_addons.studies.hosts import Host, Training, Variant
 from efa_addons.version import __version__
 
@@ -71,6 +72,20 @@ class Run:
 
     def start(self, threads: int) -> subprocess.Popen:
         """Empties the folder (hosts append to results they find) and starts training there."""
+        self._prepare()
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        environment.setdefault("PWD", os.getcwd())  # spktrain cannot do without, and not every caller has it
+        with self.log.open("w") as log:
+            return subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+    def fork(self, threads: int) -> forks.Training:
+        """The same in a fork of this process, whose variables name as many threads."""
+        self._prepare()
+        os.environ.setdefault("PWD", os.getcwd())
+        with self.log.open("w") as log:
+            return forks.Training(self.command, log, threads)
+
+    def _prepare(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         for name, text in self.training.files.items():
@@ -78,10 +93,6 @@ class Run:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
         self.host.prepare(self.folder, self.data / "train.xyz")
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        environment.setdefault("PWD", os.getcwd())  # spktrain cannot do without, and not every caller has it
-        with self.log.open("w") as log:
-            return subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
     def finish(self, code: int) -> None:
         """Marks the run as finished, or raises with the end of its log."""

@@ -127,6 +127,7 @@ class Study:
         title, question: of the report.
         units: "eV", or "arbitrary" where the energies are.
         literature: rows of the tables that are others' figures: data, label, source and metrics.
+        host_training: what differs of the training of all models of a host.
         base: what the models go on from; none given: they are trained from scratch.
         dynamics: molecular dynamics with the trained models; none given: none.
         cost: time and memory against the number of atoms; none given: not measured.
@@ -144,6 +145,7 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2)
     units: str = "eV"
     literature: tuple[Mapping[str, Any], ...] = ()
+    host_training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     base: Base | None = None
     dynamics: Dynamics | None = None
     cost: Cost | None = None
@@ -168,7 +170,7 @@ class Study:
         _known("size", sizes, SIZES[:2])
         content = _merged(content, _mapping(f"sizes: {size}", sizes.get(size) or {}))
         if size == "tiny":
-            content = _merged(content, TINY)
+            content = _merged({**content, "host_training": {}}, TINY)
             for key, smaller in (("dynamics", {"picoseconds": 0.002}), ("cost", {"num_atoms": [10, 20], "repeats": 1})):
                 if content.get(key):
                     content[key] = {**content[key], **smaller}
@@ -197,6 +199,7 @@ class Study:
             seeds=tuple(content.get("seeds", (0, 1, 2))),
             units=units,
             literature=tuple(content.get("literature", ())),
+            host_training=_host_training(content.get("host_training", {}), training),
             base=_base(content["base"], training, size) if content.get("base") else None,
             dynamics=_typed(Dynamics, "dynamics", content["dynamics"]) if content.get("dynamics") else None,
             cost=_typed(Cost, "cost", content["cost"]) if content.get("cost") else None,
@@ -212,12 +215,21 @@ class Study:
                     for variant in self.variants:
                         if variant.hosts is None or host in variant.hosts:
                             model = dataclasses.replace(self.model, **variant.model)
-                            yield Cell(data, host, variant, model, self.training, seed, bases[host])
+                            training = dataclasses.replace(self.training, **self.host_training.get(host, {}))
+                            yield Cell(data, host, variant, model, training, seed, bases[host])
 
     def _base_cell(self, host: str, seed: int) -> Cell | None:
         if self.base is None:
             return None
-        return Cell(self.base.data, host, Variant(BASE), self.model, self.base.training, seed)
+        training = dataclasses.replace(self.base.training, **self.host_training.get(host, {}))
+        return Cell(self.base.data, host, Variant(BASE), self.model, training, seed)
+
+
+def _host_training(content: Any, training: TrainingSettings) -> dict[str, Mapping[str, Any]]:
+    _known("host of host_training", _mapping("host_training", content), HOSTS)
+    for host, changes in content.items():
+        _typed(TrainingSettings, f"host_training of {host}", {**dataclasses.asdict(training), **_mapping(host, changes)})
+    return dict(content)
 
 
 def _base(content: Any, training: TrainingSettings, size: str) -> Base:

@@ -1,11 +1,13 @@
 """One training of a study, in the environment of its host: `python -m efa_addons.studies.worker FOLDER`.
 
 FOLDER holds job.json, a `Job`; the host's own command trains there, and run.json is what comes out of it, of a failure, too.
+`--serve HOST` in place of FOLDER does so for each folder that standard input names, see `forks`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import platform
 import resource
@@ -19,7 +21,7 @@ from typing import Any
 import torch
 
 from efa_addons.errors import EFAError
-from efa_addons.studies import cumulene, hosts, sources
+from efa_addons.studies import cumulene, forks, hosts, sources
 from efa_addons.studies.cost import Cost, measure
 from efa_addons.studies.dynamics import Dynamics, nve
 from efa_addons.studies.evaluate import evaluate
@@ -28,7 +30,7 @@ from efa_addons.studies.runs import Run
 from efa_addons.studies.study import ModelSettings, TrainingSettings
 from efa_addons.version import __version__
 
-JOB, PROGRESS = "job.json", "progress"
+JOB, PROGRESS, LOG = "job.json", "progress", "log.txt"
 NAME, TRAINING = "model", "training"  # of the host's model, and the folder it is trained in
 POLL = 0.5  # s
 
@@ -56,14 +58,14 @@ class Job:
         (folder / JOB).write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
-def run(folder: Path) -> Record:
-    """Trains, evaluates and writes run.json."""
+def run(folder: Path, forked: bool = False) -> Record:
+    """Trains, evaluates and writes run.json; `forked`: the training is a fork of this process."""
     start = time.monotonic()
     job = Job(**json.loads((folder / JOB).read_text()))
     host = hosts.load(job.record["host"])
     known = {**job.record, "versions": versions(host), "hardware": hardware(job)}
     try:
-        found = _train_and_evaluate(job, host, folder)
+        found = _train_and_evaluate(job, host, folder, forked)
         record = Record(**{**known, **found}, status="finished")
     except Exception as error:  # whatever a host does: it is said in the record, and the study goes on
         record = Record(**known, status="failed", error=f"{type(error).__name__}: {error}")
@@ -72,7 +74,7 @@ def run(folder: Path) -> Record:
     return record
 
 
-def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path) -> dict[str, Any]:
+def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path, forked: bool) -> dict[str, Any]:
     settings, data = job.record["settings"], Path(job.data)
     model, training = ModelSettings(**settings["model"]), TrainingSettings(**settings["training"])
     base = None
@@ -82,7 +84,7 @@ def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path) -> dict[str, A
             raise EFAError(f"there is no model to go on from: its training failed, see {job.base}.")
     flags = host.settings(model, training, settings["efa"], job.record["seed"], elements(data), job.device, base)
     run = Run(host, hosts.Variant(NAME, job.record["variant"], "study"), folder / TRAINING, data, flags)
-    process = run.start(job.threads)
+    process = run.fork(job.threads) if forked else run.start(job.threads)
     while (code := process.poll()) is None:
         (folder / PROGRESS).write_text(str(host.epochs_done(run.folder)))
         time.sleep(POLL)
@@ -137,6 +139,16 @@ def hardware(job: Job) -> str:
     return f"{platform.machine()}, {job.threads} thread{'s' if job.threads > 1 else ''}"
 
 
-if __name__ == "__main__":
+def main(folder: Path, forked: bool = False) -> int:
+    """The exit code of a run."""
     torch.set_num_threads(1)
-    sys.exit(0 if run(Path(sys.argv[1]).resolve()).finished else 1)
+    return 0 if run(folder.resolve(), forked).finished else 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--serve":
+        name = sys.argv[2]
+        modules = (*hosts.IMPORTED[name], f"{hosts.__name__}.{name}")
+        forks.serve(functools.partial(main, forked=True), LOG, modules)
+    else:
+        sys.exit(main(Path(sys.argv[1])))

@@ -45,3 +45,19 @@ def test_droplets_are_compact():
 def test_sizes_are_checked():
     with pytest.raises(EFAError, match="num_atoms and repeats must be 1 or more"):
         Cost((0, 3))
+
+
+def test_every_call_calculates_even_where_a_calculator_remembers():
+    calls = []
+
+    class Remembers(Calculator):
+        implemented_properties = ["energy", "forces"]
+
+        def calculate(self, atoms=None, properties=("energy",), system_changes=()):
+            if self.calculation_required(atoms, list(properties)):
+                super().calculate(atoms)
+                calls.append(len(atoms))
+                self.results = {"energy": 0.0, "forces": np.zeros((len(atoms), 3))}
+
+    measure(Remembers(), Cost((10, 20), repeats=2), ["H"])
+    assert calls == [10] * 3 + [20] * 3

@@ -12,7 +12,7 @@ import yaml
 pytest.importorskip("ase")
 
 from efa_addons.errors import EFAError
-from efa_addons.studies import environments, runner, sources
+from efa_addons.studies import environments, forks, runner, sources
 from efa_addons.studies.environments import Environment
 from efa_addons.studies.record import FORMAT, Record, read_all, same_split
 from efa_addons.studies.runs import split
@@ -52,6 +52,16 @@ def test_cells_are_data_hosts_variants_and_seeds():
         ("with EFA", 4.0),
         ("far", 8.0),
     }
+
+
+def test_a_host_has_settings_of_its_own_for_all_its_models():
+    study = load(host_training={"painn": {"lr": 0.003}}, base=BASE)
+    assert {(cell.host, cell.training.lr) for cell in study.cells()} == {("mace", 0.01), ("nequip", 0.01), ("painn", 0.003)}
+    assert {cell.training.num_epochs for cell in study.cells() if cell.variant.label != "base"} == {10}
+    with pytest.raises(EFAError, match="host of host_training: pain.*painn"):
+        load(host_training={"pain": {"lr": 0.003}})
+    with pytest.raises(EFAError, match="key of host_training of painn: rate"):
+        load(host_training={"painn": {"rate": 0.003}})
 
 
 BASE = {"data": {"source": "two_atoms", "num_train": 30, "r_max": 4.0}, "training": {"num_epochs": 5}}
@@ -133,6 +143,7 @@ def fake(tmp_path, monkeypatch):
 
     use(SUCCEED)
     monkeypatch.setattr(runner, "find", lambda host, given: Environment(host, program, "1"))
+    monkeypatch.setattr(forks, "possible", lambda device: False)  # the script knows nothing of them
     return use
 
 

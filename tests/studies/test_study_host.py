@@ -90,3 +90,23 @@ def _base_energies(folder: Path, host: str) -> tuple[float, ...]:
     calculator, _ = module.calculator(module.model_file(NAME, below / "base" / host / "base" / "seed-0" / TRAINING))
     _, profiles = evaluate(calculator, below / "data" / "two_atoms")
     return profiles["scan"].energies
+
+
+def test_painn_reads_each_structure_once():
+    pytest.importorskip("schnetpack")
+    from efa_addons.studies.hosts.painn import Kept
+
+    read = []
+
+    class Data:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            read.append(index)
+            return {"index": index}
+
+    kept = Kept(Data())
+    kept[0]["changed"] = True  # as a host may do to what it is given
+    assert [kept[i] for i in (0, 1, 0)] == [{"index": 0}, {"index": 1}, {"index": 0}]
+    assert read == [0, 1] and len(kept) == 2

@@ -27,6 +27,12 @@ NAMES = tuple(PACKAGES)
 # name -> distribution, whose version decides what is trained
 DISTRIBUTIONS = {"mace": "mace-torch", "nequip": "nequip", "painn": "schnetpack"}
 LABELS = {"mace": "MACE", "nequip": "NequIP", "painn": "PaiNN"}
+# name -> what its training and its calculator import, beside the module here
+IMPORTED = {
+    "mace": ("mace.cli.run_train", "mace.calculators"),
+    "nequip": ("nequip.scripts.train", "nequip.data.datamodule", "nequip.train", "efa_addons.hosts.nequip"),
+    "painn": ("schnetpack.cli", "schnetpack.interfaces", "efa_addons.hosts.painn"),
+}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from schnetpack.transform import Transform
 from schnetpack.utils import load_model
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from efa_addons.hosts.painn.finetune import Base
 from efa_addons.studies import cumulene
@@ -44,6 +45,31 @@ class EpochTimes(EpochRecord, Callback):
     """For `callbacks` in painn.yaml."""
 
     METRICS = {"energy_mae": "val_energy_mae", "force_mae": "val_forces_mae"}
+
+
+class InMemory(Callback):
+    """For `callbacks` in painn.yaml: structures and neighbors are read once, not from the database again in every epoch."""
+
+    def on_fit_start(self, trainer: Any, module: Any) -> None:
+        data = trainer.datamodule
+        data._train_dataset, data._val_dataset = Kept(data._train_dataset), Kept(data._val_dataset)
+        data._train_dataloader = data._val_dataloader = None  # they were made for the statistics, and are made again
+
+
+class Kept(Dataset):
+    """A data set whose items never change, and stay in memory."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self.items: dict[int, dict[str, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if index not in self.items:
+            self.items[index] = self.dataset[index]
+        return dict(self.items[index])
 
 
 def training(quick: bool, seed: int) -> Training:
