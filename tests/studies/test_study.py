@@ -58,9 +58,9 @@ def test_a_host_has_settings_of_its_own_for_all_its_models():
     study = load(host_training={"painn": {"lr": 0.003}}, base=BASE)
     assert {(cell.host, cell.training.lr) for cell in study.cells()} == {("mace", 0.01), ("nequip", 0.01), ("painn", 0.003)}
     assert {cell.training.num_epochs for cell in study.cells() if cell.variant.label != "base"} == {10}
-    with pytest.raises(EFAError, match="host of host_training: pain.*painn"):
+    with pytest.raises(EFAError, match="host of host_training 'pain'.*painn"):
         load(host_training={"pain": {"lr": 0.003}})
-    with pytest.raises(EFAError, match="key of host_training of painn: rate"):
+    with pytest.raises(EFAError, match="key of host_training of painn 'rate'"):
         load(host_training={"painn": {"rate": 0.003}})
 
 
