@@ -178,6 +178,17 @@ def dot3(a0, a1, a2, b0, b1, b2):
 
 
 @part
+def turned_by(k0, k1, k2, r0, r1, r2, dk0, dk1, dk2, d0, d1, d2, OF_R: tl.constexpr, OF_K: tl.constexpr):
+    """δ = k·dr + dk·r, of what is given of dr (d) and dk, one of them at least."""
+    if OF_R and OF_K:
+        return dot3(k0, k1, k2, d0, d1, d2) + dot3(dk0, dk1, dk2, r0, r1, r2)
+    elif OF_K:
+        return dot3(dk0, dk1, dk2, r0, r1, r2)
+    else:
+        return dot3(k0, k1, k2, d0, d1, d2)
+
+
+@part
 def changed(cos, sin, x, turn, dx, HAS_TURN: tl.constexpr, HAS_CHANGE: tl.constexpr):
     """Features of cos and sin: E x, or their change E dx + δ E' x where dx or a turn is given."""
     if HAS_TURN:
@@ -232,6 +243,7 @@ def state(
     second_channel = tl.load(channels + tile * HALVES + HALVES - 1)
     is_first = tl.load(halves + number[:, None])
     k0, k1, k2 = vectors(k, number[:, None], num_phases)
+    dk0, dk1, dk2 = k0, k1, k2
     if dk is not None:
         dk0, dk1, dk2 = vectors(dk, number[:, None], num_phases)
     value = tl.program_id(1) * VALUES + tl.arange(0, VALUES)
@@ -250,13 +262,11 @@ def state(
             r0, r1, r2 = vectors(r, place_r, num_atoms)
             cos, sin = cos_sin(dot3(k0, k1, k2, r0, r1, r2), TURNED, PRECISION)
             turn = cos
-            if dr is not None:
-                d0, d1, d2 = vectors(dr, place_r, num_atoms)
-                turn = dot3(k0, k1, k2, d0, d1, d2)
-                if dk is not None:
-                    turn += dot3(dk0, dk1, dk2, r0, r1, r2)
-            elif dk is not None:
-                turn = dot3(dk0, dk1, dk2, r0, r1, r2)
+            if HAS_TURN:
+                d0, d1, d2 = r0, r1, r2
+                if dr is not None:
+                    d0, d1, d2 = vectors(dr, place_r, num_atoms)
+                turn = turned_by(k0, k1, k2, r0, r1, r2, dk0, dk1, dk2, d0, d1, d2, dr is not None, dk is not None)
             of_a = (block * NUM_D + d) * num_channels * num_atoms
             of_b = (block * NUM_D + tl.minimum(d + 1, NUM_D - 1)) * num_channels * num_atoms
             x_a = by_halves(x + of_a, first_channel, second_channel, num_atoms, atom, is_first, HALVES)
@@ -320,6 +330,7 @@ def read_out(
     atom = tl.minimum(item, num_atoms - 1)
     place_r = (block * 3 * num_atoms + atom)[:, None]
     r0, r1, r2 = vectors(r, place_r, num_atoms)
+    d0, d1, d2 = r0, r1, r2
     if dr is not None:
         d0, d1, d2 = vectors(dr, place_r, num_atoms)
     component = tl.program_id(1) // (PADDED_VALUES // VALUES)
@@ -338,14 +349,11 @@ def read_out(
             k0, k1, k2 = vectors(k, number[None, :], num_phases)
             cos, sin = cos_sin(dot3(r0, r1, r2, k0, k1, k2), TURNED, PRECISION)
             turn = cos
-            if dr is not None:
-                turn = dot3(d0, d1, d2, k0, k1, k2)
-            if dk is not None:
-                k0, k1, k2 = vectors(dk, number[None, :], num_phases)
-                if dr is not None:
-                    turn += dot3(r0, r1, r2, k0, k1, k2)
-                else:
-                    turn = dot3(r0, r1, r2, k0, k1, k2)
+            if HAS_TURN:
+                dk0, dk1, dk2 = k0, k1, k2
+                if dk is not None:
+                    dk0, dk1, dk2 = vectors(dk, number[None, :], num_phases)
+                turn = turned_by(k0, k1, k2, r0, r1, r2, dk0, dk1, dk2, d0, d1, d2, dr is not None, dk is not None)
             if weights is not None:
                 factor = tl.load(weights + component * num_phases + number)[None, :]
                 cos, sin = cos * factor, sin * factor
@@ -440,6 +448,7 @@ def pull(
     place_r = block * 3 * num_atoms + atom
     first_y = block * NUM_COMPONENTS
     r0, r1, r2 = vectors(r, place_r[:, None], num_atoms)
+    d0, d1, d2 = r0, r1, r2
     if dr is not None:
         d0, d1, d2 = vectors(dr, place_r[:, None], num_atoms)
     split, splits = tl.program_id(1), tl.num_programs(1)
@@ -478,14 +487,11 @@ def pull(
                         # after a product, and of one sum with it: so they are made in its layout, and need not be moved to it
                         cos, sin = cos_sin(dot3(r0, r1, r2, k0, k1, k2) + 0.0 * u_cos, TURNED, PRECISION)
                         turn = cos
-                        if dr is not None:
-                            turn = dot3(d0, d1, d2, k0, k1, k2)
-                        if dk is not None:
-                            dk0, dk1, dk2 = vectors(dk, number[None, :], num_phases)
-                            if dr is not None:
-                                turn += dot3(r0, r1, r2, dk0, dk1, dk2)
-                            else:
-                                turn = dot3(r0, r1, r2, dk0, dk1, dk2)
+                        if HAS_TURN:
+                            dk0, dk1, dk2 = k0, k1, k2
+                            if dk is not None:
+                                dk0, dk1, dk2 = vectors(dk, number[None, :], num_phases)
+                            turn = turned_by(k0, k1, k2, r0, r1, r2, dk0, dk1, dk2, d0, d1, d2, dr is not None, dk is not None)
                     if ALONG:
                         real, imag = cos * u_cos + sin * u_sin, cos * u_sin - sin * u_cos
                         if dx is not None:

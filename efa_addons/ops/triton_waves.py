@@ -43,7 +43,7 @@ _PROGRAMS = 2  # at a time on a multiprocessor
 _ROUNDS = 2  # of these at least, so that all are busy to the end
 # The matrix units cut off what they add up, so that errors grow with the terms of a sum: 5e-9 for each atom, relative, on an
 # H100. Longer sums are shared, as long as the shares take no more memory than this, bytes.
-_LONGEST, _SHARES = {"state": 2048, "read_out": 2048}, 2**31
+_LONGEST, _SHARES = 2048, 2**31
 _PART = {"tf32x3": 2}  # arrays for one: the rounded values, and what rounding took away
 
 
@@ -155,7 +155,7 @@ class _Sums:
         programs = self.waves.num_graphs * (self.grid.num_phases // num_phases) * ((self.num_d + 1) // 2)
         tiles = self.padded_values // self.tile_of_values
         pieces = triton.cdiv(self.num_atoms, atoms)
-        splits = _splits(programs * tiles, pieces, self.x.device, _shares(pieces * atoms, "state", math.prod(shape)))
+        splits = _splits(programs * tiles, pieces, self.x.device, _shares(self.num_atoms, math.prod(shape)))
         out = self.x.new_empty([splits, *shape])
         self.launch(
             "state", (programs, tiles, splits), num_phases,
@@ -177,7 +177,7 @@ class _Sums:
         values = _READ_VALUES if wide else self.tile_of_values
         programs = self.num_blocks * triton.cdiv(self.num_atoms, atoms)
         tiles = self.num_components * (self.padded_values // values)
-        pieces, least = self.grid.num_phases // self.grid.tile, _shares(self.grid.num_phases, "read_out", math.prod(shape))
+        pieces, least = self.grid.num_phases // self.grid.tile, _shares(self.grid.num_phases, math.prod(shape))
         splits = _splits(programs * tiles, pieces, self.x.device, least)
         out = self.x.new_empty([splits, *shape])
         self.launch(
@@ -261,7 +261,7 @@ class _Sums:
             kernels.arrange[len(source) * (num_out // items), self.padded_values // tile](
                 source, rows, out, source.shape[1], num_out, out[0].numel(), NUM_VALUES=self.num_values,
                 PADDED_VALUES=self.padded_values, TRANSPOSED=transposed, PRECISION=rounded,
-                NATIVE=_rounds(source.device), ITEMS=items, VALUES=tile,
+                NATIVE=self.flags["NATIVE"], ITEMS=items, VALUES=tile,
             )  # fmt: skip
             self.arranged[key] = out
         return self.arranged[key]
@@ -297,9 +297,9 @@ def _splits(programs: int, pieces: int, device: torch.device, least: int = 1) ->
     return max(1, max(candidates, key=lambda n: (round(20 * n * programs / slots / triton.cdiv(n * programs, slots)), -n)))
 
 
-def _shares(terms: int, name: str, size: int) -> int:
+def _shares(terms: int, size: int) -> int:
     """Into how many a sum of so many atoms or phases is to be cut, with results of so many float32 each."""
-    return max(1, min(triton.cdiv(terms, _LONGEST[name]), _SHARES // max(1, 4 * size)))
+    return max(1, min(triton.cdiv(terms, _LONGEST), _SHARES // max(1, 4 * size)))
 
 
 @functools.lru_cache

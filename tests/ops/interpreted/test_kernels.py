@@ -86,9 +86,9 @@ def test_first_derivatives(name, processors, monkeypatch):
 
 def test_long_sums_are_shared(monkeypatch):
     """As long as the shares have room."""
-    assert [triton_waves._shares(terms, "state", 1) for terms in (0, 1, 2048, 2049, 10_000)] == [1, 1, 1, 2, 5]
-    assert triton_waves._shares(10_000, "state", 2**28) == 2 and triton_waves._shares(10_000, "state", 2**30) == 1
-    monkeypatch.setattr(triton_waves, "_LONGEST", {"state": 16, "read_out": 32})
+    assert [triton_waves._shares(terms, 1) for terms in (0, 1, 2048, 2049, 10_000)] == [1, 1, 1, 2, 5]
+    assert triton_waves._shares(10_000, 2**28) == 2 and triton_waves._shares(10_000, 2**30) == 1
+    monkeypatch.setattr(triton_waves, "_LONGEST", 16)
     arguments, described = case(66, 3, groups=((50, 3),))
     expected = waves.partials(*arguments, described, [True] * 5)
     shared, sums = [], triton_waves._splits
