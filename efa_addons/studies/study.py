@@ -201,7 +201,7 @@ class Study:
             literature=tuple(content.get("literature", ())),
             host_training=_host_training(content.get("host_training", {}), training),
             base=_base(content["base"], training, size) if content.get("base") else None,
-            dynamics=_typed(Dynamics, "dynamics", content["dynamics"]) if content.get("dynamics") else None,
+            dynamics=_dynamics(content["dynamics"], content["variants"]) if content.get("dynamics") else None,
             cost=_typed(Cost, "cost", content["cost"]) if content.get("cost") else None,
         )
 
@@ -242,6 +242,12 @@ def _base(content: Any, training: TrainingSettings, size: str) -> Base:
         _data(BASE, content["data"], size),
         _typed(TrainingSettings, "base: training", {**dataclasses.asdict(training), **changed}),
     )
+
+
+def _dynamics(content: Any, variants: Mapping[str, Any]) -> Dynamics:
+    found = _typed(Dynamics, "dynamics", content)
+    _known("variant of dynamics", found.variants, variants)
+    return found
 
 
 def _data(name: str, content: Any, size: str) -> DataSpec:

@@ -97,9 +97,9 @@ def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path, forked: bool) 
     metrics, profiles = evaluate(calculator, data)
     further: dict[str, Any] = {}
     if settings["dynamics"] is not None:
-        wanted = Dynamics(**settings["dynamics"])
-        if job.record["seed"] in wanted.seeds:
-            further["dynamics"] = nve(calculator, cumulene.read(data, wanted.set)[wanted.index], wanted)
+        dynamics = Dynamics(**settings["dynamics"])
+        if dynamics.wanted(job.record["variant"], job.record["seed"]):
+            further["dynamics"] = nve(calculator, cumulene.read(data, dynamics.set)[dynamics.index], dynamics)
     if settings["cost"] is not None:
         further["cost"] = measure(calculator, Cost(**settings["cost"]), elements(data))
     return {

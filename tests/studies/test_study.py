@@ -100,6 +100,7 @@ def test_sizes_change_what_they_name():
         ({"variants": {"a": {"modell": {}}}}, "modell.*model"),
         ({"variants": {"a": {"hosts": ["painn"]}}, "hosts": ["mace"]}, "painn.*mace"),
         ({"units": "kcal"}, "kcal"),
+        ({"dynamics": {"variants": ["with EFB"]}}, "variant of dynamics 'with EFB'"),
         ({"variants": {"base": {}}}, "cannot be called base"),
         ({"sizes": {"huge": {}}}, "huge.*quick"),
         ({"title": None, "variants": "all"}, "variants must be a mapping"),

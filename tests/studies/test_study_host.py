@@ -25,7 +25,7 @@ def test_tiny_study_from_file_to_report(host, tmp_path, capsys):
     content = yaml.safe_load(TWO_ATOMS.read_text())
     kept = {label: content["variants"][label] for label in ("without EFA", "with EFA")}
     content["variants"] = {**kept, "broken": {"model": {"num_layers": -1}}}
-    content["dynamics"] = {"set": "scan"}
+    content["dynamics"] = {"set": "scan", "variants": ["with EFA"]}
     path = tmp_path / "pairs.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     out = tmp_path / "out"
@@ -45,8 +45,8 @@ def test_tiny_study_from_file_to_report(host, tmp_path, capsys):
         assert len(record.profiles["scan"].energies) == len(record.profiles["scan"].x) > 3
         assert record.curve[-1]["epoch"] == record.settings["training"]["num_epochs"] == 2
         assert 0 < record.curve[-1]["seconds"] <= record.seconds["total"] and record.peak_memory > 50
-        assert record.dynamics["fell_apart"] is None and len(record.dynamics["energy"]) == 5
         assert record.versions[hosts.DISTRIBUTIONS[host]] and "train" in " ".join(record.settings["command"])
+    assert plain.dynamics == {} and efa.dynamics["fell_apart"] is None and len(efa.dynamics["energy"]) == 5
     report = (out / "pairs" / "tiny" / "report.md").read_text()
     assert f"{hosts.LABELS[host]}, with EFA" in report and "broken" in report
     assert (out / "pairs" / "tiny" / "report.html").exists()
