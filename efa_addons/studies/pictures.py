@@ -219,9 +219,9 @@ def _zero(profile: Profile) -> tuple[float, str]:
 
 
 def _range(members: Mapping[int, str]) -> str:
-    """Names by their numbers: test_39, …, test_314."""
-    first, *_, last = members.values()
-    return f"{first}, …, {last}"
+    """Names by their numbers: test_39, …, test_314; two are named both."""
+    first, *between, last = members.values()
+    return f"{first}, {'…, ' if between else ''}{last}"
 
 
 def _scans(table: Table) -> list[str]:
