@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -158,21 +159,29 @@ def _add_doctor(verbs: Verbs) -> None:
 
 
 def _insert(args: argparse.Namespace) -> None:
-    options = {}
-    if args.config is not None:
-        content = yaml.safe_load(args.config.read_text())
-        if not isinstance(content, dict):
-            raise EFAError(f"{args.config} must hold a mapping of EFA options, got {type(content).__name__}.")
-        options.update(content.get("efa", content))
+    host = _host(args)
+    options = {} if args.config is None else _options_in(args.config, getattr(host, "TRAINING_OPTIONS", ()))
     names = {field.name for field in dataclasses.fields(EFAConfig)}
     options.update({name: value for name, value in vars(args).items() if name in names})
     config = EFAConfig.from_dict(options)
-    host = _host(args)
     if config.needs_data:
         config = _resolve(config, args.data)
     model = host.insert_efa(host.load(args.input), config, seed=args.seed)
     host.save(model, args.output)
     print(host.describe(model))
+
+
+def _options_in(path: Path, of_training: Collection[str]) -> dict[str, Any]:
+    """EFA options of a YAML file, flat or under 'efa:', without those `of_training`, which say nothing of a model."""
+    content = yaml.safe_load(path.read_text())
+    if isinstance(content, dict) and "efa" in content:
+        content = {} if content["efa"] is True else content["efa"]
+    if not isinstance(content, dict):
+        raise EFAError(f"{path} must hold a mapping of EFA options, flat or under 'efa:', or 'efa: true', got {content!r}.")
+    unused = [name for name in content if name in of_training]
+    if unused:
+        print(f"{path}: options of training, not used here: {', '.join(unused)}")
+    return {name: value for name, value in content.items() if name not in unused}
 
 
 def _resolve(config: EFAConfig, data: Path | None) -> EFAConfig:
