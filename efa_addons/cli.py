@@ -16,10 +16,9 @@ import yaml
 from efa_addons.config import AUTO, EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.portable import SUFFIX, read_portable
-from efa_addons.studies.hosts import NAMES as DEMO_HOSTS
+from efa_addons.studies.hosts import NAMES as HOSTS
 from efa_addons.version import __version__
 
-HOSTS = ("mace", "nequip", "painn")
 DEFAULT_MAX_LENGTH = 20.0  # Å
 Verbs = Any  # the object argparse.add_subparsers returns
 
@@ -110,7 +109,7 @@ def _add_files(parser: argparse.ArgumentParser, what: str) -> None:
 
 def _add_demo(verbs: Verbs) -> None:
     parser = verbs.add_parser("demo", help="the cumulene torsion: a host with and without EFA, from data to plot")
-    parser.add_argument("--host", choices=DEMO_HOSTS, default=DEMO_HOSTS[0], help="what to train (default: %(default)s)")
+    parser.add_argument("--host", choices=HOSTS, default=HOSTS[0], help="what to train (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="folder (default: demo-out)")
     parser.add_argument("--quick", action="store_true", help="a minute's version of every step; its figures mean nothing")
     parser.add_argument("--seed", type=int, default=0, help="seed of data and training (default: 0)")
@@ -124,7 +123,7 @@ def _add_study(verbs: Verbs) -> None:
         "--size", default="quick", help="quick (the default), paper (for a GPU), or tiny (that every step runs)"
     )
     parser.add_argument("--out", type=Path, default=Path("studies-out"), metavar="DIR", help="folder (default: studies-out)")
-    parser.add_argument("--hosts", nargs="+", choices=DEMO_HOSTS, help="some of the study's (default: all)")
+    parser.add_argument("--hosts", nargs="+", choices=HOSTS, help="some of the study's (default: all)")
     parser.add_argument(
         "--python",
         action="append",
@@ -140,8 +139,8 @@ def _add_study(verbs: Verbs) -> None:
 
 def _host_python(text: str) -> tuple[str, Path]:
     host, _, path = text.partition("=")
-    if host not in DEMO_HOSTS or not path:
-        raise argparse.ArgumentTypeError(f"must be HOST=PATH with a host of {', '.join(DEMO_HOSTS)}, got {text}")
+    if host not in HOSTS or not path:
+        raise argparse.ArgumentTypeError(f"must be HOST=PATH with a host of {', '.join(HOSTS)}, got {text}")
     return host, Path(path)
 
 
