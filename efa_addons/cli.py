@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,10 +16,9 @@ import yaml
 from efa_addons.config import AUTO, EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.portable import SUFFIX, read_portable
-from efa_addons.studies.hosts import NAMES as DEMO_HOSTS
+from efa_addons.studies.hosts import NAMES as HOSTS
 from efa_addons.version import __version__
 
-HOSTS = ("mace", "nequip", "painn")
 DEFAULT_MAX_LENGTH = 20.0  # Å
 Verbs = Any  # the object argparse.add_subparsers returns
 
@@ -109,7 +109,7 @@ def _add_files(parser: argparse.ArgumentParser, what: str) -> None:
 
 def _add_demo(verbs: Verbs) -> None:
     parser = verbs.add_parser("demo", help="the cumulene torsion: a host with and without EFA, from data to plot")
-    parser.add_argument("--host", choices=DEMO_HOSTS, default=DEMO_HOSTS[0], help="what to train (default: %(default)s)")
+    parser.add_argument("--host", choices=HOSTS, default=HOSTS[0], help="what to train (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="folder (default: demo-out)")
     parser.add_argument("--quick", action="store_true", help="a minute's version of every step; its figures mean nothing")
     parser.add_argument("--seed", type=int, default=0, help="seed of data and training (default: 0)")
@@ -123,7 +123,7 @@ def _add_study(verbs: Verbs) -> None:
         "--size", default="quick", help="quick (the default), paper (for a GPU), or tiny (that every step runs)"
     )
     parser.add_argument("--out", type=Path, default=Path("studies-out"), metavar="DIR", help="folder (default: studies-out)")
-    parser.add_argument("--hosts", nargs="+", choices=DEMO_HOSTS, help="some of the study's (default: all)")
+    parser.add_argument("--hosts", nargs="+", choices=HOSTS, help="some of the study's (default: all)")
     parser.add_argument(
         "--python",
         action="append",
@@ -139,8 +139,8 @@ def _add_study(verbs: Verbs) -> None:
 
 def _host_python(text: str) -> tuple[str, Path]:
     host, _, path = text.partition("=")
-    if host not in DEMO_HOSTS or not path:
-        raise argparse.ArgumentTypeError(f"must be HOST=PATH with a host of {', '.join(DEMO_HOSTS)}, got {text}")
+    if host not in HOSTS or not path:
+        raise argparse.ArgumentTypeError(f"must be HOST=PATH with a host of {', '.join(HOSTS)}, got {text}")
     return host, Path(path)
 
 
@@ -158,21 +158,29 @@ def _add_doctor(verbs: Verbs) -> None:
 
 
 def _insert(args: argparse.Namespace) -> None:
-    options = {}
-    if args.config is not None:
-        content = yaml.safe_load(args.config.read_text())
-        if not isinstance(content, dict):
-            raise EFAError(f"{args.config} must hold a mapping of EFA options, got {type(content).__name__}.")
-        options.update(content.get("efa", content))
+    host = _host(args)
+    options = {} if args.config is None else _options_in(args.config, getattr(host, "TRAINING_OPTIONS", ()))
     names = {field.name for field in dataclasses.fields(EFAConfig)}
     options.update({name: value for name, value in vars(args).items() if name in names})
     config = EFAConfig.from_dict(options)
-    host = _host(args)
     if config.needs_data:
         config = _resolve(config, args.data)
     model = host.insert_efa(host.load(args.input), config, seed=args.seed)
     host.save(model, args.output)
     print(host.describe(model))
+
+
+def _options_in(path: Path, of_training: Collection[str]) -> dict[str, Any]:
+    """EFA options of a YAML file, flat or under 'efa:', without those `of_training`, which say nothing of a model."""
+    content = yaml.safe_load(path.read_text())
+    if isinstance(content, dict) and "efa" in content:
+        content = {} if content["efa"] is True else content["efa"]
+    if not isinstance(content, dict):
+        raise EFAError(f"{path} must hold a mapping of EFA options, flat or under 'efa:', or 'efa: true', got {content!r}.")
+    unused = [name for name in content if name in of_training]
+    if unused:
+        print(f"{path}: options of training, not used here: {', '.join(unused)}")
+    return {name: value for name, value in content.items() if name not in unused}
 
 
 def _resolve(config: EFAConfig, data: Path | None) -> EFAConfig:

@@ -155,14 +155,13 @@ class PairBlocks(NamedTuple):
     same: Optional[Tensor]  # (N, N) where one block holds several graphs: true for pairs of the same graph
 
 
-def pair_blocks(batch: Tensor, sizes: List[int], largest: int, pairs_per_layout: int = 4000) -> List[PairBlocks]:
+def pair_blocks(batch: Tensor, sizes: List[int], largest: int) -> List[PairBlocks]:
     """Lays out graphs for sums over pairs; those of similar size share a layout.
 
     Args:
         batch: (N,) graph of each atom, in any order.
         sizes: number of atoms of each of the G graphs.
         largest: graphs with more atoms than this are left out.
-        pairs_per_layout: so many pairs with an empty slot cost as much as another layout.
     """
     num_atoms, num_graphs = batch.shape[0], len(sizes)
     number = torch.arange(num_atoms, device=batch.device)
@@ -173,6 +172,7 @@ def pair_blocks(batch: Tensor, sizes: List[int], largest: int, pairs_per_layout:
         if 0 < sizes[graph] <= largest:
             by_size.append((-sizes[graph], graph))
     by_size.sort()
+    pairs_per_layout = 4000  # so many with an empty slot cost as much as another layout
     groups: List[List[int]] = []
     empty = 0
     for entry in by_size:

@@ -16,16 +16,14 @@ Phases are in float32, whatever the products are in. Where nothing else is said,
 
 from __future__ import annotations
 
-import os
-
 import triton
 import triton.language as tl
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on")
+from efa_addons.ops.backends import interpreted
 
-_EMULATED = tl.constexpr(INTERPRETED)
+_EMULATED = tl.constexpr(interpreted())
 # A part of kernels. Interpreted it is an ordinary function: Triton's interpreter takes milliseconds to enter one of its own.
-part = (lambda function: function) if INTERPRETED else triton.jit
+part = (lambda function: function) if interpreted() else triton.jit
 _QUADRANTS = tl.constexpr(0.6366197723675814)  # 2/π
 _TURNS, _TURN = tl.constexpr(0.15915494309189535), tl.constexpr(6.283185307179586)  # 1/2π, 2π
 # Added and taken away again it rounds to an integer, which stands in the lowest bits of the sum.

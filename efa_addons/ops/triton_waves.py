@@ -42,7 +42,7 @@ _FILLED = 0.75  # of the tiles at least, for the large ones
 _PROGRAMS = 2  # at a time on a multiprocessor
 _ROUNDS = 2  # of these at least, so that all are busy to the end
 # The matrix units cut off what they add up, so that errors grow with the terms of a sum: 5e-9 for each atom, relative, on an
-# H100. Longer sums are shared, as long as the shares take no more memory than this, bytes.
+# H100. Longer sums, by atoms of one block, are shared, as long as the shares take no more memory than this, bytes.
 _LONGEST, _SHARES = 2048, 2**31
 _PART = {"tf32x3": 2}  # arrays for one: the rounded values, and what rounding took away
 

@@ -7,10 +7,12 @@ from efa_addons.hosts.mace.describe import attended, contributions, cutoff_of, d
 from efa_addons.hosts.mace.files import load, save
 from efa_addons.hosts.mace.hooks import install
 from efa_addons.hosts.mace.insert import efa_config, efa_parameters, has_efa, insert_efa, strip_efa, without_efa
+from efa_addons.hosts.mace.options import TRAINING_OPTIONS
 
 install()
 
 __all__ = [
+    "TRAINING_OPTIONS",
     "attended",
     "contributions",
     "cutoff_of",

@@ -35,6 +35,7 @@ class TrainingOptions:
 
 
 _CLASSES = (EFAConfig, TrainingOptions)
+TRAINING_OPTIONS = tuple(field.name for field in dataclasses.fields(TrainingOptions))  # which `efa-addons insert` leaves out
 
 # Where a training set is at hand the sum over atoms is normalised: at MACE's usual widths and learning rate the first steps
 # with an unnormalised one are wild.
@@ -92,13 +93,13 @@ def options_from(args: argparse.Namespace, section: Any) -> tuple[EFAConfig | No
     given = dict(section) if isinstance(section, Mapping) else {}
     flags = {k.removeprefix("efa_"): v for k, v in vars(args).items() if k.startswith("efa_")}
     given.update({name: yaml.safe_load(v) if isinstance(v, str) else v for name, v in flags.items()})
-    names = {options: [field.name for field in dataclasses.fields(options)] for options in _CLASSES}
-    known = names[EFAConfig] + names[TrainingOptions]
+    of_efa = [field.name for field in dataclasses.fields(EFAConfig)]
+    known = [*of_efa, *TRAINING_OPTIONS]
     unknown = [str(name) for name in given if name not in known]
     if unknown:
         raise unknown_names("EFA option", unknown, known)
-    training = TrainingOptions(**{name: v for name, v in given.items() if name in names[TrainingOptions]})
-    config = EFAConfig(**{**_DEFAULTS, **{name: v for name, v in given.items() if name in names[EFAConfig]}})
+    training = TrainingOptions(**{name: v for name, v in given.items() if name in TRAINING_OPTIONS})
+    config = EFAConfig(**{**_DEFAULTS, **{name: v for name, v in given.items() if name in of_efa}})
     if switch is None:
         switch = section if isinstance(section, bool) else (section is not None or bool(given))
     return (config if switch else None), training

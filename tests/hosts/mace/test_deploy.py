@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,6 +97,28 @@ def test_insert_options_from_a_file(trained, tmp_path, capsys):
     options.write_text("efa: {max_lenght: 9}\n")
     assert main(["insert", "--host", "mace", "--config", str(options), str(stock), str(tmp_path / "b.model")]) == 2
     assert "did you mean 'max_length'" in capsys.readouterr().err
+
+
+def test_insert_takes_the_options_of_a_training_configuration(trained, workspace, tmp_path, ethanol, capsys):
+    stock = str(trained("stock", stock=True) / "stock.model")
+    shipped = Path(__file__).parents[3] / "configs/mace/efa.yaml"
+    insert = ["insert", "--host", "mace", "--data", str(workspace / "train.xyz"), "--config"]
+    assert main([*insert, str(shipped), stock, str(tmp_path / "shipped.model")]) == 0
+    assert "options of training, not used here: lr_factor, weight_decay, freeze_base" in capsys.readouterr().out
+    config = efa_config(load(tmp_path / "shipped.model"))
+    assert config.normalization == len(ethanol) and config.max_degree_qk == 0
+
+    options = tmp_path / "efa.yaml"
+    options.write_text("name: run\nefa: true\n")
+    assert main([*insert, str(options), stock, str(tmp_path / "defaults.model")]) == 0
+    config = efa_config(load(tmp_path / "defaults.model"))
+    assert config == EFAConfig(max_length=config.max_length) and config.max_length < 7
+
+    for section, message in (("{lr_facto: 2}", "unknown EFA option"), ("false", "got False"), ("[9]", "got [9]")):
+        options.write_text(f"efa: {section}\n")
+        assert main([*insert, str(options), stock, str(tmp_path / "refused.model")]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "refused.model").exists()
 
 
 def test_a_compiled_model_is_refused_by_name(trained):
