@@ -278,9 +278,10 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _study(args: argparse.Namespace) -> None:
-    from efa_addons.studies import runner, study_report
+    from efa_addons.studies import cumulene, runner, study_report
     from efa_addons.studies.study import Study
 
+    cumulene.require("matplotlib", "data")  # of the report: not to be missed after all trainings
     study = Study.load(args.study, args.size)
     options = {"pythons": dict(args.python), "hosts": args.hosts, "device": args.device, "parallel": args.parallel}
     folder, _ = runner.run(study, args.out, **options)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from efa_addons.config import check_types
 from efa_addons.errors import EFAError
@@ -39,20 +40,24 @@ class Cost:
             raise EFAError(f"cost: num_atoms and repeats must be 1 or more, got {list(self.num_atoms)} and {self.repeats}.")
 
 
-def measure(calculator: Calculator, settings: Cost, elements: Sequence[str]) -> dict[str, Any]:
-    """Calls the calculator on droplets of a model's elements.
+def measure(calculator: Calculator, settings: Cost, elements: Sequence[str], device: str = "cpu") -> dict[str, Any]:
+    """Calls the calculator, which is on `device`, on droplets of a model's elements.
 
     Returns:
-        num_atoms; seconds, process time of one call on one thread, with neighbor lists; memory, MiB of all tensors that were
-        made in a call and alive at its worst moment.
+        num_atoms, up to where a GPU's memory ends; seconds of one call with neighbor lists, process time on one thread of a
+        CPU, wall time on a GPU; memory, MiB of all tensors that were made in a call and alive at its worst moment.
     """
     found: dict[str, Any] = {"num_atoms": [], "seconds": [], "memory": []}
     with one_thread():
         for num_atoms in settings.num_atoms:
             atoms = droplet(num_atoms, elements)
-            with PeakMemory() as memory:
-                _call(calculator, atoms)
-            seconds = [_call(calculator, atoms) for _ in range(settings.repeats)]
+            try:
+                with PeakMemory() as memory:
+                    _call(calculator, atoms, device)
+                seconds = [_call(calculator, atoms, device) for _ in range(settings.repeats)]
+            except torch.OutOfMemoryError as error:
+                print(f"cost: {num_atoms} atoms and more are left out: {error}")
+                break
             for key, value in (("num_atoms", num_atoms), ("seconds", min(seconds)), ("memory", memory.peak / 2**20)):
                 found[key].append(value)
     return found
@@ -69,9 +74,10 @@ def droplet(num_atoms: int, elements: Sequence[str], seed: int = 0) -> Atoms:
     return require("ase", "data").Atoms(symbols, positions)
 
 
-def _call(calculator: Calculator, atoms: Atoms) -> float:
-    """Process time (s) of one call."""
+def _call(calculator: Calculator, atoms: Atoms, device: str) -> float:
+    """Seconds of one call; it ends with energies and forces on the CPU, so that nothing is left for a GPU to do."""
+    now = time.process_time if device == "cpu" else time.perf_counter
     calculator.reset()  # SchNetPack's remembers what it has calculated
-    start = time.process_time()
+    start = now()
     calculator.calculate(atoms, properties=["energy", "forces"])
-    return time.process_time() - start
+    return now() - start

@@ -15,6 +15,7 @@ from efa_addons.errors import EFAError
 from efa_addons.studies.hosts import DISTRIBUTIONS
 
 ROOT = Path(__file__).resolve().parents[2]  # a clone, or site-packages
+TOX = "tox.ini"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class Environment:
 
     @property
     def variables(self) -> dict[str, str]:
-        """For processes there: they run this efa_addons, not one that may be installed beside the host."""
+        """For processes there: they run this clone's efa_addons, not one that may be installed beside the host."""
+        if not (ROOT / TOX).exists():
+            return dict(os.environ)  # site-packages, with which would come all else that is installed here
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
@@ -48,9 +51,26 @@ def find(host: str, given: Mapping[str, Path] | None = None) -> Environment:
         found = _installed(host, given[host])
         if found is None:
             raise EFAError(f"{given[host]} has no {DISTRIBUTIONS[host]}: give the Python of an environment with {host}.")
+        _require_addons(found)
         return found
     here = _here(host) or _installed(host, _of_tox(host))
     return here or _made(host)
+
+
+def _require_addons(environment: Environment) -> None:
+    """What runs there imports efa_addons, and what studies need beside it."""
+    done = subprocess.run(
+        [str(environment.python), "-c", "import efa_addons.studies.sources"],
+        capture_output=True,
+        text=True,
+        env=environment.variables,
+    )
+    if done.returncode:
+        host, last = environment.host, done.stderr.strip().splitlines()[-1:]
+        raise EFAError(
+            f"{environment.python} has {DISTRIBUTIONS[host]}, but cannot run studies ({''.join(last)}): "
+            f"install efa-addons[{host},data] there."
+        )
 
 
 def _here(host: str) -> Environment | None:
@@ -61,7 +81,13 @@ def _here(host: str) -> Environment | None:
 
 
 def _of_tox(host: str) -> Path:
-    return ROOT / ".tox" / host / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    return _clone() / ".tox" / host / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def _clone() -> Path:
+    """Where tox makes environments: the clone that this is, or else the one that the command is called in."""
+    here = Path.cwd()
+    return here if not (ROOT / TOX).exists() and (here / TOX).exists() and (here / "efa_addons").is_dir() else ROOT
 
 
 def _installed(host: str, python: Path) -> Environment | None:
@@ -76,14 +102,14 @@ def _installed(host: str, python: Path) -> Environment | None:
 def _made(host: str) -> Environment:
     """The tox environment of a host in this clone, which is its tests' and has all that studies need."""
     advice = f"give the Python of an environment with {host}: --python {host}=PATH"
-    if not (ROOT / "tox.ini").exists():
+    if not (_clone() / TOX).exists():
         raise EFAError(f"no environment has {DISTRIBUTIONS[host]}, and outside a clone of efa_addons none is made: {advice}")
     if find_spec("tox") is None:
         raise EFAError(f"no environment has {DISTRIBUTIONS[host]}, and tox, which would make one, is not installed: {advice}")
     print(f"making an environment with {DISTRIBUTIONS[host]}, by tox …", flush=True)
     # its tests are not run, but what goes before them is, and that installs SchNetPack
     done = subprocess.run(
-        [sys.executable, "-m", "tox", "-e", host, "--", "--version"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "tox", "-e", host, "--", "--version"], cwd=_clone(), capture_output=True, text=True
     )
     found = _installed(host, _of_tox(host))
     if done.returncode or found is None:

@@ -85,7 +85,7 @@ def learning_curves(table: Table, x: str, looks: Looks) -> Figure:
 def scan(table: Table, name: str, looks: Looks) -> Figure:
     """The reference and the models, aligned; where a power law is sought, its tail in double logarithms, too."""
     shown = next(record.profiles[name] for record in table.finished if name in record.profiles)
-    decay = shown.scan.get("analysis") == "power_law"
+    decay = shown.scan.get("analysis") == "power_law" and bool(measures.in_tail(shown).any())
     reference = np.array(shown.reference)
     zero, above = _zero(shown)
     figure, grid = panels(list(table.hosts.values()), 2 if decay else 1, height=3.4 if decay else 4.2)
@@ -132,7 +132,9 @@ def cost(table: Table, looks: Looks) -> Figure:
         costs = [record.cost for record in row.finished if record.cost]
         for axes, key in zip(column, ("seconds", "memory"), strict=True):
             if costs:
-                draw_line(axes, costs[0]["num_atoms"], np.array([of[key] for of in costs]).T, row.variant, looks[row.variant])
+                shared = min(len(of["num_atoms"]) for of in costs)  # one may have run out of memory earlier
+                values = np.array([of[key][:shared] for of in costs])
+                draw_line(axes, costs[0]["num_atoms"][:shared], values.T, row.variant, looks[row.variant])
                 logarithmic(axes, x=True)
     grid[0, 0].set_ylabel("energy and forces (s)")
     grid[1, 0].set_ylabel("memory (MiB)")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from efa_addons.studies import forks, sources
+from efa_addons.errors import EFAError, unknown_names
+from efa_addons.studies import cumulene, forks, sources
+from efa_addons.studies.dynamics import Dynamics
 from efa_addons.studies.environments import Environment, find
 from efa_addons.studies.hosts import DISTRIBUTIONS, LABELS
 from efa_addons.studies.record import FILE, Record
@@ -27,6 +31,8 @@ WORKER = ("-m", "efa_addons.studies.worker")
 REPORT_EVERY = 60  # seconds between lines of progress where no bar can be drawn
 # of the settings, what a finished run is recognised by, beside data and versions
 DECIDING = ("model", "training", "efa", "base", "dynamics", "cost")
+# of the record, what does not decide, and is the study's as it is now
+TOLD = ("units", "title", "question", "literature", "variants", "host_label")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,20 +84,32 @@ class Task:
             return server.start(self.folder)
         command = [str(self.environment.python), *WORKER, str(self.folder)]
         with (self.folder / LOG).open("w") as log:
-            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=self.variables, cwd=self.folder)
+            # a session of its own: `stop` ends its training, too
+            return subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env=self.variables, cwd=self.folder, start_new_session=True
+            )
 
     def epochs_done(self) -> int:
         path = self.folder / PROGRESS
         text = path.read_text() if path.exists() else ""
         return int(text) if text.isdigit() else 0
 
-    def finish(self, code: int) -> Record:
-        """Its record; one is written where the worker died before it could."""
+    def finish(self, code: int, server: forks.Server | None) -> Record:
+        """Its record; one is written where the worker died before it could, or the server before there was a worker."""
         if not (self.folder / FILE).exists():
-            tail = "\n".join((self.folder / LOG).read_text(errors="replace").splitlines()[-20:])
-            error = f"{' '.join(('worker', JOB))} ended with code {code}; end of {self.folder / LOG}:\n{tail}"
+            log = self.folder / LOG if server is None or (self.folder / LOG).exists() else server.log
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+            error = f"{' '.join(('worker', JOB))} ended with code {code}; end of {log}:\n{tail}"
             Record(**self.job.record, versions={}, hardware="", status="failed", error=error).save(self.folder)
         return Record.read(self.folder / FILE)
+
+    def retell(self) -> None:
+        """Brings the texts in a finished record to what the study says now."""
+        record = Record.read(self.folder / FILE)
+        now = {key: tuple(new) if isinstance(new, list) else new for key in TOLD for new in [self.job.record[key]]}
+        changes: dict[str, Any] = {key: new for key, new in now.items() if new != getattr(record, key)}
+        if changes:
+            replace(record, **changes).save(self.folder)
 
 
 def run(
@@ -113,6 +131,8 @@ def run(
         device: "cpu" or "cuda".
         parallel: trainings at a time; none given: the number of cores, on a GPU one.
     """
+    if parallel is not None and parallel < 1:
+        raise EFAError(f"parallel, the number of trainings at a time, must be 1 or more, got {parallel}.")
     folder = Path(out).resolve() / study.name / study.size
     cells = [cell for cell in study.cells() if hosts is None or cell.host in hosts]
     environments = {host: find(host, pythons) for host in dict.fromkeys(cell.host for cell in cells)}
@@ -120,6 +140,8 @@ def run(
     parallel = parallel or (cores if device == "cpu" else 1)
     specs = {cell.data.name: cell.data for cell in cells}
     data = {name: sources.write(folder / "data" / name, spec.source, spec.options) for name, spec in specs.items()}
+    if study.dynamics is not None:
+        _check_start(study.dynamics, data)
     splits = {name: split(path) for name, path in data.items()}
     tasks: dict[str, Task] = {}
     for cell in cells:  # bases come first
@@ -133,16 +155,19 @@ def run(
         )
         tasks[cell.name] = Task(cell, folder / cell.name, job, environments[cell.host], base)
     waiting = [task for task in tasks.values() if not task.is_finished()]
+    for task in tasks.values():
+        if task not in waiting:
+            task.retell()
     if len(waiting) < len(tasks):
         print(f"{len(tasks) - len(waiting)} of {len(tasks)} runs are finished already")
-    train(waiting, parallel)
+    train(waiting, parallel, folder)
     return folder, [Record.read(task.folder / FILE) for task in tasks.values()]
 
 
-def train(tasks: Sequence[Task], parallel: int) -> None:
-    """Runs tasks, some at a time. One that fails is said, and the others go on."""
+def train(tasks: Sequence[Task], parallel: int, logs: Path) -> None:
+    """Runs tasks, some at a time. One that fails is said, and the others go on. `logs`: the folder for those of servers."""
     waiting, active = list(tasks), dict[Task, subprocess.Popen | forks.Forked]()
-    servers = Servers()
+    servers, serving = Servers(logs), dict[Task, forks.Server | None]()
     said, failed = time.monotonic(), 0
     with _progress() as progress:
         total = progress.add_task("runs", total=len(tasks))
@@ -152,7 +177,8 @@ def train(tasks: Sequence[Task], parallel: int) -> None:
                 while len(active) < parallel and (ready := [task for task in waiting if task.base not in {*waiting, *active}]):
                     task = ready[0]
                     waiting.remove(task)
-                    active[task] = task.start(servers.of(task))
+                    serving[task] = servers.of(task)
+                    active[task] = task.start(serving[task])
                     bars[task] = progress.add_task(task.label, total=task.num_epochs)
                 time.sleep(0.5)
                 for task, process in list(active.items()):
@@ -162,7 +188,7 @@ def train(tasks: Sequence[Task], parallel: int) -> None:
                     del active[task]
                     progress.remove_task(bars.pop(task))
                     progress.advance(total)
-                    record = task.finish(code)
+                    record = task.finish(code, serving.pop(task))
                     if not record.finished:
                         failed += 1
                         progress.console.print(f"failed: {task.label}; see {task.folder / LOG}", soft_wrap=True)
@@ -173,14 +199,24 @@ def train(tasks: Sequence[Task], parallel: int) -> None:
             servers.close()
             for process in active.values():
                 if isinstance(process, subprocess.Popen):
-                    process.terminate()
-                    process.wait()
+                    stop(process)
+
+
+def stop(process: subprocess.Popen) -> None:
+    """Ends a process that has a session of its own, and all that it began."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+    else:
+        process.terminate()
+    process.wait()
 
 
 class Servers:
     """The processes that fork workers, one for each environment that has been asked for; one that died is replaced."""
 
-    def __init__(self) -> None:
+    def __init__(self, logs: Path) -> None:
+        self.logs = logs
         self.started: dict[tuple[str, ...], forks.Server] = {}
 
     def of(self, task: Task) -> forks.Server | None:
@@ -189,12 +225,25 @@ class Servers:
         if command in self.started and not self.started[command].alive():
             self.started.pop(command).close()
         if command not in self.started:
-            self.started[command] = forks.Server(command, task.variables)
+            self.started[command] = forks.Server(command, task.variables, self.logs / f"{task.environment.host}.log")
         return self.started[command]
 
     def close(self) -> None:
         for server in self.started.values():
             server.close()
+
+
+def _check_start(dynamics: Dynamics, data: Mapping[str, Path]) -> None:
+    """That there is a structure where dynamics begin, before anything is trained."""
+    for name, folder in data.items():
+        sets = sources.evaluation_sets(folder)
+        if dynamics.set not in sets:
+            raise unknown_names(f"evaluation set of {name} in dynamics", [dynamics.set], sets)
+        number = len(cumulene.read(folder, dynamics.set))
+        if not -number <= dynamics.index < number:
+            raise EFAError(
+                f"dynamics: index must be below {number}, the number in {name}'s set {dynamics.set}, got {dynamics.index}."
+            )
 
 
 def _known(study: Study, cell: Cell, split: Mapping[str, str], base: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -183,25 +183,32 @@ class Study:
         training = _typed(TrainingSettings, "training", content.get("training", {}))
         hosts = tuple(content.get("hosts", HOSTS))
         _known("host", hosts, HOSTS)
+        seeds = content.get("seeds", cls.seeds)
+        if not isinstance(seeds, list | tuple) or not seeds or not all(type(seed) is int for seed in seeds):
+            raise EFAError(f"seeds must be a list of integers, got {seeds!r}.")
         units = content.get("units", "eV")
         if units not in ("eV", "arbitrary"):
             raise EFAError(f"units must be eV or arbitrary, got {units!r}.")
+        base = _base(content["base"], training, size) if content.get("base") else None
+        data = tuple(_data(*entry, size) for entry in _mapping("data", content["data"]).items())
+        if base is not None and BASE in [spec.name for spec in data]:
+            raise EFAError(f"data cannot be called {BASE}: that is what the study's base is called. Take another name.")
         return cls(
             name=name,
             size=size,
             title=content["title"],
             question=content["question"],
-            data=tuple(_data(*entry, size) for entry in _mapping("data", content["data"]).items()),
-            variants=tuple(_variant(*entry, hosts, model) for entry in _mapping("variants", content["variants"]).items()),
+            data=data,
+            variants=_variants(content["variants"], hosts, model, base),
             model=model,
             training=training,
             hosts=hosts,
-            seeds=tuple(content.get("seeds", (0, 1, 2))),
+            seeds=tuple(seeds),
             units=units,
             literature=tuple(content.get("literature", ())),
             host_training=_host_training(content.get("host_training", {}), training),
-            base=_base(content["base"], training, size) if content.get("base") else None,
-            dynamics=_dynamics(content["dynamics"], content["variants"]) if content.get("dynamics") else None,
+            base=base,
+            dynamics=_dynamics(content["dynamics"], content["variants"], seeds) if content.get("dynamics") else None,
             cost=_typed(Cost, "cost", content["cost"]) if content.get("cost") else None,
         )
 
@@ -244,9 +251,23 @@ def _base(content: Any, training: TrainingSettings, size: str) -> Base:
     )
 
 
-def _dynamics(content: Any, variants: Mapping[str, Any]) -> Dynamics:
+def _dynamics(content: Any, variants: Mapping[str, Any], seeds: Sequence[int]) -> Dynamics:
     found = _typed(Dynamics, "dynamics", content)
     _known("variant of dynamics", found.variants, variants)
+    if not {*found.seeds} & {*seeds}:
+        raise EFAError(f"dynamics: seeds must be some of the study's {list(seeds)}, got {list(found.seeds)}.")
+    return found
+
+
+def _variants(content: Any, hosts: tuple[str, ...], model: ModelSettings, base: Base | None) -> tuple[Variant, ...]:
+    found = tuple(_variant(*entry, hosts, model) for entry in _mapping("variants", content).items())
+    folders: dict[str, str] = {}
+    for variant in found:
+        other = folders.setdefault(variant.name, variant.label)
+        if not variant.name or other != variant.label:
+            raise EFAError(f"variants {other!r} and {variant.label!r} would have the same folder {variant.name!r}. Rename one.")
+        if base is not None and variant.model:
+            raise EFAError(f"variant {variant.label}: its model is that of the study's base, and cannot differ from it.")
     return found
 
 

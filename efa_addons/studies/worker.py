@@ -42,7 +42,7 @@ class Job:
     Args:
         record: the fields of `Record` that are known before: study, size, data, host, variant, seed, …, settings and split.
         data: the folder of the data set.
-        device: "cpu" or "cuda".
+        device: "cpu" or "cuda"; of the evaluation, too.
         threads: of torch.
         base: the folder of the job whose model is trained further; none: from scratch.
     """
@@ -93,7 +93,7 @@ def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path, forked: bool) 
     curve = host.curve(run.folder)
     if not curve:
         raise EFAError(f"the training left no record of validations in {run.folder}")
-    calculator, parameters = host.calculator(run.model)
+    calculator, parameters = host.calculator(run.model, job.device)
     metrics, profiles = evaluate(calculator, data)
     further: dict[str, Any] = {}
     if settings["dynamics"] is not None:
@@ -101,7 +101,7 @@ def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path, forked: bool) 
         if dynamics.wanted(job.record["variant"], job.record["seed"]):
             further["dynamics"] = nve(calculator, cumulene.read(data, dynamics.set)[dynamics.index], dynamics)
     if settings["cost"] is not None:
-        further["cost"] = measure(calculator, Cost(**settings["cost"]), elements(data))
+        further["cost"] = measure(calculator, Cost(**settings["cost"]), elements(data), job.device)
     return {
         "num_parameters": parameters,
         "seconds": {"training": host.seconds_per_epoch(run.folder) * training.num_epochs},

@@ -32,6 +32,18 @@ def test_memory_is_what_the_calculator_makes():
     assert 0 <= found["seconds"][0] < found["seconds"][1] < 1
 
 
+def test_what_does_not_fit_into_a_gpu_is_left_out(capsys):
+    class Small(Pairs):
+        def calculate(self, atoms=None, properties=("energy",), system_changes=()):
+            if len(atoms) > 100:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            super().calculate(atoms, properties, system_changes)
+
+    found = measure(Small(), Cost((50, 100, 200, 300), repeats=1), ["H"])
+    assert found["num_atoms"] == [50, 100] and len(found["seconds"]) == len(found["memory"]) == 2
+    assert "200 atoms and more are left out" in capsys.readouterr().out
+
+
 def test_droplets_are_compact():
     atoms = droplet(500, ["H", "O"])
     assert len(atoms) == 500 and set(atoms.symbols) == {"H", "O"}

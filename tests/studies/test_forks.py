@@ -41,7 +41,7 @@ def server(tmp_path):
         f"from pathlib import Path\nprint('noise')\nPath({str(tmp_path / 'imports')!r}).open('a').write('once')\n"
     )
     paths = os.pathsep.join([str(tmp_path), str(Path(forks.__file__).parents[2])])
-    started = forks.Server([sys.executable, "-c", SERVER], {**os.environ, "PYTHONPATH": paths})
+    started = forks.Server([sys.executable, "-c", SERVER], {**os.environ, "PYTHONPATH": paths}, tmp_path / "server.log")
     yield started
     started.close()
 

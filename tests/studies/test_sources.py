@@ -156,6 +156,11 @@ def test_clusters_fit_their_ball(num_atoms, radius):
         assert np.median(nearest) == pytest.approx(clusters.BOND, abs=0.12)
 
 
+def test_atoms_that_do_not_fit_are_an_error():
+    with pytest.raises(EFAError, match=r"64 atoms 1\.0 apart and more do not fit into a ball of radius 2\.0"):
+        clusters.make(num_atoms=64, radius=2.0, num_train=1)
+
+
 def test_rotation_is_the_angle_between_dipole_and_charge(tiny):
     data = tiny("charge_dipole")
     for atoms in data.sets["rotation"]:
@@ -267,6 +272,7 @@ def test_charges_that_are_not_found_are_an_error_that_says_so():
 def test_studies_load_and_their_tiny_data_are_made(path, tmp_path):
     studies = {size: Study.load(path, size) for size in SIZES}
     assert len({study.hosts for study in studies.values()}) == 1
+    assert not studies["paper"].host_training  # budgets of the quick size would be kept
     for study in studies.values():
         variants = {variant.label: variant for variant in study.variants}
         assert variants["without EFA"].efa is None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,7 @@ CONTENT = {
     "seeds": [0, 1],
     "sizes": {"paper": {"training": {"num_epochs": 1000}, "data": {"pairs": {"num_train": 500}}}},
 }
+ALIKE = {label: CONTENT["variants"][label] for label in ("without EFA", "with EFA")}  # of the same model
 
 
 def load(size: str = "quick", **changes) -> Study:
@@ -55,7 +59,7 @@ def test_cells_are_data_hosts_variants_and_seeds():
 
 
 def test_a_host_has_settings_of_its_own_for_all_its_models():
-    study = load(host_training={"painn": {"lr": 0.003}}, base=BASE)
+    study = load(host_training={"painn": {"lr": 0.003}}, base=BASE, variants=ALIKE)
     assert {(cell.host, cell.training.lr) for cell in study.cells()} == {("mace", 0.01), ("nequip", 0.01), ("painn", 0.003)}
     assert {cell.training.num_epochs for cell in study.cells() if cell.variant.label != "base"} == {10}
     with pytest.raises(EFAError, match="host of host_training 'pain'.*painn"):
@@ -68,15 +72,19 @@ BASE = {"data": {"source": "two_atoms", "num_train": 30, "r_max": 4.0}, "trainin
 
 
 def test_a_base_is_a_cell_before_those_that_go_on_from_it():
-    cells = list(load(base=BASE, hosts=["mace", "painn"]).cells())
+    cells = list(load(base=BASE, variants=ALIKE, hosts=["mace", "painn"]).cells())
     assert [cell.name for cell in cells[:2]] == ["base/mace/base/seed-0", "base/painn/base/seed-0"]
     base = {cell.host: cell for cell in cells[:2]}
-    assert all(cell.base is base[cell.host] for cell in cells[2:7])
+    assert all(cell.base is base[cell.host] for cell in cells[2:6])
     assert base["mace"].training.num_epochs == 5 and base["mace"].data.options["r_max"] == 4.0
     assert base["mace"].variant.efa is None and cells[2].training.num_epochs == 10
+    with pytest.raises(EFAError, match="data cannot be called base"):
+        load(base=BASE, variants=ALIKE, data={"base": {"source": "two_atoms"}})
+    with pytest.raises(EFAError, match="variant far: its model is that of the study's base"):
+        load(base=BASE, variants={"far": {"model": {"cutoff": 9.0}}})
     for wrong, message in (({"data": BASE["data"], "lr": 1}, "lr"), ({"training": {}}, "missing: data")):
         with pytest.raises(EFAError, match=message):
-            load(base=wrong)
+            load(base=wrong, variants=ALIKE)
 
 
 def test_sizes_change_what_they_name():
@@ -100,6 +108,10 @@ def test_sizes_change_what_they_name():
         ({"variants": {"a": {"modell": {}}}}, "modell.*model"),
         ({"variants": {"a": {"hosts": ["painn"]}}, "hosts": ["mace"]}, "painn.*mace"),
         ({"units": "kcal"}, "kcal"),
+        ({"seeds": 3}, "seeds must be a list of integers, got 3"),
+        ({"variants": {"EFA 1": {}, "EFA (1)": {}}}, "EFA 1.*EFA \\(1\\).*same folder"),
+        ({"variants": {"!": {}}}, "same folder ''"),
+        ({"dynamics": {"seeds": [5]}}, "dynamics: seeds.*\\[0, 1\\], got \\[5\\]"),
         ({"dynamics": {"variants": ["with EFB"]}}, "variant of dynamics 'with EFB'"),
         ({"variants": {"base": {}}}, "cannot be called base"),
         ({"sizes": {"huge": {}}}, "huge.*quick"),
@@ -177,6 +189,68 @@ def test_finished_runs_are_not_repeated(tmp_path, fake):
     assert ran(tmp_path) == everything
 
 
+def test_finished_runs_say_what_the_study_says_now(tmp_path, fake):
+    run(tmp_path)
+    ran(tmp_path)
+    row = {"label": "paper", "source": "arXiv", "metrics": {}}
+    variants = dict(reversed(CONTENT["variants"].items()))
+    records = run(tmp_path, title="Two", literature=[row], variants=variants)
+    assert ran(tmp_path) == []
+    assert {(record.title, record.literature[0]["label"], record.variants) for record in records} == {
+        ("Two", "paper", (*variants,))
+    }
+
+
+def test_what_cannot_be_run_is_refused_before_anything_is(tmp_path, fake):
+    with pytest.raises(EFAError, match="dynamics 'tset'.*test"):
+        run(tmp_path, dynamics={"set": "tset"})
+    with pytest.raises(EFAError, match="index must be below 2.*got 2"):
+        run(tmp_path, dynamics={"index": 2})
+    with pytest.raises(EFAError, match="parallel.*got -1"):
+        runner.run(load("tiny"), tmp_path / "out", parallel=-1)
+    assert ran(tmp_path) == []
+
+
+DIES = """
+import sys
+sys.exit("no module named rich")
+"""
+BEGINS_ANOTHER = """
+import subprocess, sys, time
+from pathlib import Path
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+Path(sys.argv[1]).write_text(str(child.pid))
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not forks.possible("cpu"), reason="forks are for Linux")
+def test_a_server_that_dies_before_it_serves_is_a_failed_run(tmp_path, fake, monkeypatch):
+    fake(DIES)
+    monkeypatch.setattr(forks, "possible", lambda device: True)
+    records = run(tmp_path)
+    assert [record.status for record in records] == ["failed"] * 3
+    assert "no module named rich" in records[0].error and "mace.log" in records[0].error
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="sessions are for POSIX")
+def test_a_worker_is_stopped_with_its_training(tmp_path):
+    path = tmp_path / "pid"
+    worker = subprocess.Popen([sys.executable, "-c", BEGINS_ANOTHER, str(path)], start_new_session=True)
+    while not path.exists() or not path.read_text():
+        time.sleep(0.05)
+    runner.stop(worker)
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{path.read_text()}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return
+        if state == "Z":  # nobody has asked for its end
+            return
+        time.sleep(0.05)
+    raise AssertionError("the training goes on")
+
+
 def test_a_new_version_of_the_host_repeats_them(tmp_path, fake, monkeypatch):
     run(tmp_path)
     ran(tmp_path)
@@ -200,16 +274,16 @@ def test_a_worker_that_dies_is_a_failed_run_and_the_others_go_on(tmp_path, fake,
 
 
 def test_what_goes_on_from_a_base_waits_for_it(tmp_path, fake):
-    records = run(tmp_path, base=BASE)
-    assert [record.variant for record in records] == ["base", "without EFA", "with EFA", "far"]
+    records = run(tmp_path, base=BASE, variants=ALIKE)
+    assert [record.variant for record in records] == ["base", "without EFA", "with EFA"]
     path = tmp_path / "out" / "runs"
     assert path.read_text().splitlines()[0] == "0 base"
     assert records[1].settings["base"]["training"]["num_epochs"] == 2 and records[0].settings["base"] is None  # tiny
     ran(tmp_path)
-    run(tmp_path, base={**BASE, "data": {**BASE["data"], "seed": 3}})
-    assert ran(tmp_path) == ["0 base", "0 far", "0 with EFA", "0 without EFA"]
+    run(tmp_path, base={**BASE, "data": {**BASE["data"], "seed": 3}}, variants=ALIKE)
+    assert ran(tmp_path) == ["0 base", "0 with EFA", "0 without EFA"]
     jobs = [json.loads(job.read_text())["base"] for job in sorted((tmp_path / "out" / "pairs").rglob("job.json"))]
-    assert jobs == [None, *[str(tmp_path / "out/pairs/tiny/base/mace/base/seed-0")] * 3]
+    assert jobs == [None, *[str(tmp_path / "out/pairs/tiny/base/mace/base/seed-0")] * 2]
 
 
 def test_data_are_made_once_and_anew_for_other_options(tmp_path):
@@ -230,6 +304,27 @@ def test_an_environment_without_the_host_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(environments, "DISTRIBUTIONS", {"nequip": "no-such-distribution"})
     with pytest.raises(EFAError, match=r"--python nequip=PATH"):
         environments.find("nequip")
+
+
+def test_an_environment_that_cannot_run_studies_is_refused(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\ncase "$2" in *version*) echo 1;; *) echo "No module named rich" >&2; exit 1;; esac\n')
+    python.chmod(0o755)
+    with pytest.raises(EFAError, match=r"cannot run studies \(No module named rich\): install efa-addons\[nequip,data\]"):
+        environments.find("nequip", {"nequip": python})
+
+
+def test_only_a_clone_is_put_before_what_others_have_installed(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    environment = Environment("mace", Path(sys.executable), "1")
+    assert environment.variables["PYTHONPATH"] == str(environments.ROOT)
+    monkeypatch.setattr(environments, "ROOT", tmp_path)
+    assert "PYTHONPATH" not in environment.variables
+    clone = tmp_path / "clone"
+    (clone / "efa_addons").mkdir(parents=True)
+    (clone / "tox.ini").touch()
+    monkeypatch.chdir(clone)
+    assert environments._of_tox("mace").is_relative_to(clone)
 
 
 def test_the_environment_of_this_process_is_taken_first(monkeypatch):

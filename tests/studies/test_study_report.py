@@ -234,6 +234,13 @@ def test_exponents_stand_beside_the_references():
     assert any("flat" in note for note in tables.notes(table))
 
 
+def test_a_scan_that_ends_before_its_tail_has_a_picture():
+    scan = {"analysis": "power_law", "tail": [20, 30]}
+    (section,) = grouping.sections([run(profiles={"scan": profile(-1 / X, -1 / X, X, **scan)})])
+    drawn = {what: figure for _, what, figure in pictures.figures(section, LOOKS)}
+    assert len(drawn["scan"].axes) == 1
+
+
 def test_further_sets_are_compared_per_atom_where_sizes_differ():
     alike = {"test": errors(0.01, size=3), "far": errors(0.03, size=3)}
     assert cells(only([run(metrics=alike)]), "far_energy_mae") == {"MACE, without EFA": "30.0"}

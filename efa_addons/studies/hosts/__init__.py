@@ -102,8 +102,8 @@ class Host(Protocol):
     def model_file(self, name: str, folder: Path) -> Path:
         """What the command leaves when it succeeds."""
 
-    def calculator(self, path: Path) -> tuple[Calculator, int]:
-        """ASE calculator (eV, Å) of a model file, and the model's number of parameters."""
+    def calculator(self, path: Path, device: str = "cpu") -> tuple[Calculator, int]:
+        """ASE calculator (eV, Å) of a model file on "cpu" or "cuda", and the model's number of parameters."""
 
     def epochs_done(self, folder: Path) -> int:
         """Number of epochs that a run has finished so far."""

@@ -87,13 +87,13 @@ def model_file(name: str, folder: Path) -> Path:
     return folder / f"{name}.model"
 
 
-def calculator(path: Path) -> tuple[Calculator, int]:
+def calculator(path: Path, device: str = "cpu") -> tuple[Calculator, int]:
     """In float64, so that profiles carry no noise."""
     from mace.calculators import MACECalculator
 
     trained = torch.load(path, map_location="cpu", weights_only=False).double()
     parameters = sum(p.numel() for p in trained.parameters())
-    return MACECalculator(models=trained, device="cpu", default_dtype="float64"), parameters
+    return MACECalculator(models=trained.to(device), device=device, default_dtype="float64"), parameters
 
 
 def epochs_done(folder: Path) -> int:

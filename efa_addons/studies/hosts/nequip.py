@@ -105,8 +105,8 @@ def model_file(name: str, folder: Path) -> Path:
     return folder / "last.ckpt"
 
 
-def calculator(path: Path) -> tuple[Calculator, int]:
+def calculator(path: Path, device: str = "cpu") -> tuple[Calculator, int]:
     from efa_addons.hosts.nequip import NequIPEFACalculator
 
-    found = NequIPEFACalculator._from_saved_model(str(path), device="cpu", chemical_species_to_atom_type_map=True)
+    found = NequIPEFACalculator._from_saved_model(str(path), device=device, chemical_species_to_atom_type_map=True)
     return found, sum(p.numel() for p in found.model.parameters())

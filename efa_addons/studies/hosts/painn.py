@@ -178,7 +178,7 @@ def model_file(name: str, folder: Path) -> Path:
     return folder / "best_model"
 
 
-def calculator(path: Path) -> tuple[Calculator, int]:
+def calculator(path: Path, device: str = "cpu") -> tuple[Calculator, int]:
     """In float64, so that profiles carry no noise."""
     import torch
     from schnetpack.interfaces import SpkCalculator
@@ -189,5 +189,5 @@ def calculator(path: Path) -> tuple[Calculator, int]:
     model = load(path).double()
     representation: Any = model.representation
     neighbors = ASENeighborList(cutoff=float(representation.cutoff))
-    found = SpkCalculator(model, neighbors, energy_unit="eV", position_unit="Ang", dtype=torch.float64)
+    found = SpkCalculator(model, neighbors, energy_unit="eV", position_unit="Ang", dtype=torch.float64, device=device)
     return found, sum(p.numel() for p in model.parameters())

@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from efa_addons.errors import EFAError
+
 WALL = 20.0  # eV/Å²
+TRIES = 100_000  # for the place of one atom
 
 # distances (num_pairs,) and the two atoms of each pair -> energies (eV) and their derivatives by distance, (num_pairs,)
 Potential = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -26,13 +29,19 @@ def pair_sum(positions: np.ndarray, potential: Potential) -> tuple[float, np.nda
 
 
 def in_ball(rng: np.random.Generator, num: int, radius: float, min_distance: float) -> np.ndarray:
-    """Positions (num, 3), uniform in a ball, none nearer to an earlier one than `min_distance`."""
-    positions = np.empty((0, 3))
+    """Positions (num, 3), uniform in a ball, none nearer to an earlier one than `min_distance`; EFAError: they do not fit."""
+    positions, tries = np.empty((0, 3)), 0
     while len(positions) < num:
+        tries += 1
+        if tries > TRIES:
+            raise EFAError(
+                f"{num} atoms {min_distance} apart and more do not fit into a ball of radius {radius}: "
+                f"there is no place for number {len(positions) + 1}. Take fewer atoms, or a larger radius."
+            )
         candidate = rng.uniform(-radius, radius, 3)
         near = np.linalg.norm(positions - candidate, axis=1) < min_distance
         if np.linalg.norm(candidate) <= radius and not near.any():
-            positions = np.vstack([positions, candidate])
+            positions, tries = np.vstack([positions, candidate]), 0
     return positions
 
 
