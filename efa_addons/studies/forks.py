@@ -25,6 +25,16 @@ def possible(device: str) -> bool:
     return device == "cpu" and sys.platform == "linux"
 
 
+def stop(process: subprocess.Popen) -> None:
+    """Ends a process that has a session of its own, and all that it began."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+    else:
+        process.terminate()
+    process.wait()
+
+
 class Server:
     """The process of an environment, as its parent sees it.
 
@@ -73,9 +83,7 @@ class Server:
         return died or 1
 
     def close(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGTERM)
-        self.process.wait()
+        stop(self.process)
         with suppress(BrokenPipeError):
             self.requests.close()
         self.answers.close()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,7 +82,7 @@ class Task:
             return server.start(self.folder)
         command = [str(self.environment.python), *WORKER, str(self.folder)]
         with (self.folder / LOG).open("w") as log:
-            # a session of its own: `stop` ends its training, too
+            # a session of its own: `forks.stop` ends its training, too
             return subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, env=self.variables, cwd=self.folder, start_new_session=True
             )
@@ -199,17 +197,7 @@ def train(tasks: Sequence[Task], parallel: int, logs: Path) -> None:
             servers.close()
             for process in active.values():
                 if isinstance(process, subprocess.Popen):
-                    stop(process)
-
-
-def stop(process: subprocess.Popen) -> None:
-    """Ends a process that has a session of its own, and all that it began."""
-    if hasattr(os, "killpg"):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-    else:
-        process.terminate()
-    process.wait()
+                    forks.stop(process)
 
 
 class Servers:

@@ -239,7 +239,7 @@ def test_a_worker_is_stopped_with_its_training(tmp_path):
     worker = subprocess.Popen([sys.executable, "-c", BEGINS_ANOTHER, str(path)], start_new_session=True)
     while not path.exists() or not path.read_text():
         time.sleep(0.05)
-    runner.stop(worker)
+    forks.stop(worker)
     for _ in range(100):
         try:
             state = Path(f"/proc/{path.read_text()}/stat").read_text().rpartition(")")[2].split()[0]
