@@ -25,11 +25,12 @@ _EMULATED = tl.constexpr(interpreted())
 # A part of kernels. Interpreted it is an ordinary function: Triton's interpreter takes milliseconds to enter one of its own.
 part = (lambda function: function) if interpreted() else triton.jit
 _QUADRANTS = tl.constexpr(0.6366197723675814)  # 2/π
-_TURNS, _TURN = tl.constexpr(0.15915494309189535), tl.constexpr(6.283185307179586)  # 1/2π, 2π
 # Added and taken away again it rounds to an integer, which stands in the lowest bits of the sum.
 _ROUND = tl.constexpr(12582912.0)
 # π/2 = the sum of these; the first two have so few bits that their product with a number of quadrants is exact.
 _FIRST, _SECOND, _THIRD = tl.constexpr(1.5703125), tl.constexpr(4.837512969970703e-4), tl.constexpr(7.549790126404332e-8)
+# What is cut off a number behind its 10th bit, half a bit of a mantissa between 1 and 2, is 2^-11 / (2 ln 2) of it on average.
+_WHOLE = tl.constexpr(1.0 + 0.7213475204444817 * 2.0**-11)
 
 
 @part
@@ -37,12 +38,11 @@ def cos_sin(phase, TURNED: tl.constexpr, PRECISION: tl.constexpr):
     """cos φ and sin φ, or those of φ - 90 degrees; errors below 1e-7 for |φ| up to 1e4, 1e-6 up to 1e5.
 
     Fitted polynomials between -π/4 and π/4: half the instructions of a cosine and a sine, and no branch for large phases. For
-    tf32 and bf16, which round away more, the device's own approximation (errors of 7e-7 between -π and π).
+    tf32 and bf16, which round away more, the device's own approximation (errors of 7e-7 plus 1e-7 for each radian).
     """
     if (PRECISION == "tf32" or PRECISION == "bf16") and not _EMULATED:
-        rest = phase - ((phase * _TURNS + _ROUND) - _ROUND) * _TURN
-        cos = tl.inline_asm_elementwise("cos.approx.f32 $0, $1;", "=r,r", [rest], dtype=tl.float32, is_pure=True, pack=1)
-        sin = tl.inline_asm_elementwise("sin.approx.f32 $0, $1;", "=r,r", [rest], dtype=tl.float32, is_pure=True, pack=1)
+        cos = tl.inline_asm_elementwise("cos.approx.f32 $0, $1;", "=r,r", [phase], dtype=tl.float32, is_pure=True, pack=1)
+        sin = tl.inline_asm_elementwise("sin.approx.f32 $0, $1;", "=r,r", [phase], dtype=tl.float32, is_pure=True, pack=1)
         if TURNED:
             return sin, -cos
         else:
@@ -86,6 +86,15 @@ def to_tf32(x, NATIVE: tl.constexpr):
 
 
 @part
+def cut(x):
+    """What the matrix units take of a float32, its first 10 bits. Only interpreted something has to be done for it."""
+    if _EMULATED:
+        return (x.to(tl.int32, bitcast=True) & -0x2000).to(tl.float32, bitcast=True)
+    else:
+        return x
+
+
+@part
 def to_bf16(x):
     """In bfloat16; interpreted rounded to it (the interpreter multiplies the bits of bfloat16 as if they were integers)."""
     if _EMULATED:
@@ -124,13 +133,29 @@ def multiply_add(a, a_rest, b, b_rest, total, PRECISION: tl.constexpr):
 
 @part
 def add_product(features, source, place, size, total, PRECISION: tl.constexpr, NATIVE: tl.constexpr):
-    """total + features b. At `place` (N, K) lies the transpose of b, `size` behind it what rounding took from it."""
+    """total + features b. At `place` (N, K) lies the transpose of b, `size` behind it what rounding took from it.
+
+    For tf32 the features are cut off, not rounded, which is as exact once the sum is made `whole`.
+    """
     b = tl.trans(tl.load(source + place))
-    a = rounded(features, PRECISION, NATIVE)
     if PRECISION == "tf32x3":
-        return multiply_add(a, to_tf32(features - a, NATIVE), b, tl.trans(tl.load(source + size + place)), total, PRECISION)
-    else:
+        a = to_tf32(features, NATIVE)
+        return multiply_add(a, cut(features - a), b, tl.trans(tl.load(source + size + place)), total, PRECISION)
+    elif PRECISION == "tf32":
+        a = cut(features)
         return multiply_add(a, a, b, b, total, PRECISION)
+    else:
+        a = rounded(features, PRECISION, NATIVE)
+        return multiply_add(a, a, b, b, total, PRECISION)
+
+
+@part
+def whole(total, PRECISION: tl.constexpr):
+    """A sum of `add_product`, with what features lost there on average."""
+    if PRECISION == "tf32":
+        return total * _WHOLE
+    else:
+        return total
 
 
 @triton.jit
@@ -201,18 +226,15 @@ def changed(cos, sin, x, turn, dx, HAS_TURN: tl.constexpr, HAS_CHANGE: tl.conste
 
 
 @part
-def by_halves(x, first_channel, second_channel, num_atoms, atom, is_first, HALVES: tl.constexpr):
-    """x of the atoms (1, n), or (phases, n) where a tile has a channel in each of its halves."""
-    here = tl.load(x + first_channel * num_atoms + atom)[None, :]
-    if HALVES == 2:
-        there = tl.load(x + second_channel * num_atoms + atom)[None, :]
-        here = here * is_first + there * (1.0 - is_first)  # a choice would leave the features in another layout
-    return here
+def by_channels(x, channel, num_atoms, atom, PHASES: tl.constexpr, ATOMS: tl.constexpr, HALVES: tl.constexpr):
+    """x of the atoms as each phase's channel has it, (PHASES, ATOMS)."""
+    here = tl.load(x + channel[:, None] * num_atoms + atom[None, :])
+    return tl.reshape(tl.broadcast_to(here[:, None, :], HALVES, PHASES // HALVES, ATOMS), PHASES, ATOMS)
 
 
 @triton.jit
 def state(
-    x, y, r, k, dx, dy, dr, dk, weights, halves, channels, rows, blocks, out,
+    x, y, r, k, dx, dy, dr, dk, weights, channels, rows, blocks, out,
     num_atoms, num_items, num_phases, num_rows, num_channels, num_graphs, size,
     NUM_D: tl.constexpr, NUM_COMPONENTS: tl.constexpr, NUM_VALUES: tl.constexpr, PADDED_VALUES: tl.constexpr,
     TURNED: tl.constexpr, PRECISION: tl.constexpr, NATIVE: tl.constexpr, ATOMS: tl.constexpr, PHASES: tl.constexpr,
@@ -225,7 +247,6 @@ def state(
     Args:
         y, dy: (parts, B A, V', n'), arranged and transposed; num_items, size: n' and that of a part.
         k, dk: (3, Φ'); weights: (A, Φ'); channels: of each tile of PHASES / HALVES phases.
-        halves: (Φ',) one for phases of the first of two tiles, zero for those of the second: loaded like k, for their sake.
         rows: (2, Φ') row of each phase's cos of the first d, negative for none, and rows between one d and the next.
         blocks: (G + 1,) first block of each graph, and their number.
     """
@@ -237,9 +258,7 @@ def state(
     d = program // tiles % pairs * 2
     tile = program % tiles
     number = tile * PHASES + tl.arange(0, PHASES)
-    first_channel = tl.load(channels + tile * HALVES)
-    second_channel = tl.load(channels + tile * HALVES + HALVES - 1)
-    is_first = tl.load(halves + number[:, None])
+    channel = tl.load(channels + tile * HALVES + tl.arange(0, HALVES))
     k0, k1, k2 = vectors(k, number[:, None], num_phases)
     dk0, dk1, dk2 = k0, k1, k2
     if dk is not None:
@@ -267,12 +286,12 @@ def state(
                 turn = turned_by(k0, k1, k2, r0, r1, r2, dk0, dk1, dk2, d0, d1, d2, dr is not None, dk is not None)
             of_a = (block * NUM_D + d) * num_channels * num_atoms
             of_b = (block * NUM_D + tl.minimum(d + 1, NUM_D - 1)) * num_channels * num_atoms
-            x_a = by_halves(x + of_a, first_channel, second_channel, num_atoms, atom, is_first, HALVES)
-            x_b = by_halves(x + of_b, first_channel, second_channel, num_atoms, atom, is_first, HALVES)
+            x_a = by_channels(x + of_a, channel, num_atoms, atom, PHASES, ATOMS, HALVES)
+            x_b = by_channels(x + of_b, channel, num_atoms, atom, PHASES, ATOMS, HALVES)
             dx_a, dx_b = x_a, x_b
             if HAS_CHANGE:
-                dx_a = by_halves(dx + of_a, first_channel, second_channel, num_atoms, atom, is_first, HALVES)
-                dx_b = by_halves(dx + of_b, first_channel, second_channel, num_atoms, atom, is_first, HALVES)
+                dx_a = by_channels(dx + of_a, channel, num_atoms, atom, PHASES, ATOMS, HALVES)
+                dx_b = by_channels(dx + of_b, channel, num_atoms, atom, PHASES, ATOMS, HALVES)
             for component in range(NUM_COMPONENTS):
                 fc, fs = cos, sin
                 if weights is not None:
@@ -295,11 +314,18 @@ def state(
     place = ((split * num_graphs + graph) * num_rows + row + d * step)[:, None] * NUM_VALUES + value[None, :]
     mask = (row >= 0)[:, None] & (value < NUM_VALUES)[None, :]
     to_sin, to_b = (NUM_D * step)[:, None] * NUM_VALUES, step[:, None] * NUM_VALUES
-    tl.store(out + place, cos_a, mask=mask)
-    tl.store(out + place + to_sin, sin_a, mask=mask)
+    tl.store(out + place, whole(cos_a, PRECISION), mask=mask)
+    tl.store(out + place + to_sin, whole(sin_a, PRECISION), mask=mask)
     mask = (row >= tl.where(d + 1 < NUM_D, 0, num_rows))[:, None] & (value < NUM_VALUES)[None, :]
-    tl.store(out + place + to_b, cos_b, mask=mask)
-    tl.store(out + place + to_b + to_sin, sin_b, mask=mask)
+    tl.store(out + place + to_b, whole(cos_b, PRECISION), mask=mask)
+    tl.store(out + place + to_b + to_sin, whole(sin_b, PRECISION), mask=mask)
+
+
+@part
+def of_both(x, place, to_b):
+    """x (n, 1) of two d, loaded together: the compiler would have every thread load one of them alone for all its atoms."""
+    first, second = tl.split(tl.load(x + place[:, None] + (tl.arange(0, 2) * to_b)[None, :]))
+    return first[:, None], second[:, None]
 
 
 @triton.jit
@@ -356,12 +382,10 @@ def read_out(
                 factor = tl.load(weights + component * num_phases + number)[None, :]
                 cos, sin = cos * factor, sin * factor
             place_x = of_x + channel * num_atoms
-            x_a = tl.load(x + place_x)[:, None]
-            x_b = tl.load(x + place_x + to_b)[:, None]
+            x_a, x_b = of_both(x, place_x, to_b)
             dx_a, dx_b = x_a, x_b
             if HAS_CHANGE:
-                dx_a = tl.load(dx + place_x)[:, None]
-                dx_b = tl.load(dx + place_x + to_b)[:, None]
+                dx_a, dx_b = of_both(dx, place_x, to_b)
             place = of_values + (d * num_phases + number)[None, :]
             to_sin = EVEN_D * num_phases
             if t is not None:
@@ -378,7 +402,7 @@ def read_out(
                 total = add_product(sin * x_b, dt, place + num_phases + to_sin, size, total, PRECISION, NATIVE)
     place = ((split * num_blocks + block) * NUM_COMPONENTS + component) * num_atoms + item
     mask = (item < num_atoms)[:, None] & (value < NUM_VALUES)[None, :]
-    tl.store(out + place[:, None] * NUM_VALUES + value[None, :], total, mask=mask)
+    tl.store(out + place[:, None] * NUM_VALUES + value[None, :], whole(total, PRECISION), mask=mask)
 
 
 @part

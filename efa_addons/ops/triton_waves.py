@@ -20,6 +20,9 @@ from efa_addons.ops.backends import interpreted, precision
 from efa_addons.ops.parts import Partials, Waves, num_rows
 
 
+_VALUES = 64
+
+
 class Tiles(NamedTuple):
     """What a program works on at a time, at most, and how. Measured on an H100 (`python -m benchmarks.gpu --only kernels`)."""
 
@@ -28,15 +31,14 @@ class Tiles(NamedTuple):
     warps: int
     stages: int  # of loads ahead; fewer where a card has no room for them
     registers: int | None = None  # of a thread at most, for more programs side by side; only where that spills little
+    values: int = _VALUES  # or fewer where there are no more; of `read_out` alone
 
 
 _TILES = {
     "state": {"": Tiles(32, 64, 4, 3), "tf32x3": Tiles(16, 64, 4, 4)},
-    "read_out": {"": Tiles(64, 64, 4, 3, 168), "tf32x3": Tiles(128, 128, 8, 3)},
+    "read_out": {"": Tiles(64, 64, 4, 3, 168), "tf32x3": Tiles(128, 128, 8, 3), "bf16": Tiles(64, 64, 4, 3, 168, values=128)},
     "pull": {"": Tiles(64, 64, 4, 3), "tf32x3": Tiles(128, 128, 8, 2), "bf16": Tiles(64, 64, 4, 2, 128)},
 }
-_VALUES = 64
-_READ_VALUES = 128  # in bfloat16; otherwise such tiles of T leave room for one program alone
 _PHASES = (32, 16)  # of one channel: large tiles where channels have many
 _FILLED = 0.75  # of the tiles at least, for the large ones
 _PROGRAMS = 2  # at a time on a multiprocessor
@@ -93,7 +95,6 @@ class Grid(NamedTuple):
     direction: Tensor  # (Φ',) of each
     channel: Tensor  # (Φ',)
     tile_channel: Tensor  # (tiles,), int32
-    halves: Tensor  # (Φ',) one in the first, third, … tile, zero in the others
     runs: Tensor  # (2, C) first tile of each channel, and how many it has, int32
     rows: Tensor  # (2, Φ') row in the state of each phase's cos of the first d, -1 for none; from one d to the next; int32
     items: Tensor  # (2 D' Φ',) row in the state of each cos, then of each sin, by d and phase, -1 for none, int32
@@ -159,7 +160,7 @@ class _Sums:
         out = self.x.new_empty([splits, *shape])
         self.launch(
             "state", (programs, tiles, splits), num_phases,
-            (self.x, y, self.r, self.k, self.dx, dy, self.dr, self.dk, self.weights, self.grid.halves, self.grid.tile_channel,
+            (self.x, y, self.r, self.k, self.dx, dy, self.dr, self.dk, self.weights, self.grid.tile_channel,
              self.grid.rows, self.blocks_of_graphs(), out, self.num_atoms, self.num_items, self.grid.num_phases, self.num_rows,
              self.num_channels, self.waves.num_graphs, self.size(y, dy)),
             NUM_VALUES=self.num_values, HALVES=2, VALUES=self.tile_of_values,
@@ -173,8 +174,8 @@ class _Sums:
         if self.empty() or (t is None and dt is None):
             return self.x.new_zeros(shape)
         atoms = self.tile_of_atoms("read_out")
-        wide = self.flags["PRECISION"] == "bf16" and self.padded_values % _READ_VALUES == 0
-        values = _READ_VALUES if wide else self.tile_of_values
+        wide = self.tiles_of("read_out").values
+        values = wide if self.padded_values % wide == 0 else self.tile_of_values
         programs = self.num_blocks * triton.cdiv(self.num_atoms, atoms)
         tiles = self.num_components * (self.padded_values // values)
         pieces, least = self.grid.num_phases // self.grid.tile, _shares(self.grid.num_phases, math.prod(shape))
@@ -340,7 +341,6 @@ def _grid(directions: tuple[int, ...], channels: tuple[int, ...], num_d: int, de
         table[0].to(device),
         table[1].to(device),
         table[1, ::tile].int().to(device),
-        (torch.arange(len(phases)) // tile % 2 == 0).float().to(device),
         torch.tensor(runs).t().int().contiguous().to(device),
         table[2:].int().contiguous().to(device),
         items.flatten().int().to(device),

@@ -67,7 +67,7 @@ def main(capability, second, mixed, precision="tf32x3"):
         "PRECISION": precision, "SECOND": second, "VALUES": 64, "HALVES": 2, "ITEMS": 32, "TRANSPOSED": True,
         "NATIVE": capability >= 90,
     }  # fmt: skip
-    given = {"x", "y", "t", "r", "k", "halves", "channels", "rows", "runs", "blocks", "graphs", "source", "out", "by_x", "by_r"}
+    given = {"x", "y", "t", "r", "k", "channels", "rows", "runs", "blocks", "graphs", "source", "out", "by_x", "by_r"}
     if second:
         given |= {"dx", "dy", "dt", "dr", "dk", "u", "by_frequencies"}
     if mixed:
