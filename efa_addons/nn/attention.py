@@ -353,6 +353,13 @@ class EuclideanFastAttention(nn.Module):
         return z
 
     @torch.jit.unused
+    def watch(self, positions: Tensor, batch: Optional[Tensor], num_graphs: Optional[int]) -> None:
+        """The warnings of the quadrature, for those who compute it without calling `forward`."""
+        if self.method != "pairwise":
+            batch = positions.new_zeros([positions.shape[0]], dtype=torch.long) if batch is None else batch
+            self._warn(positions, batch, num_graphs or 1)
+
+    @torch.jit.unused
     def _warn(self, positions: Tensor, batch: Tensor, num_graphs: int) -> None:
         """One warning each for structures beyond max_length and frequencies beyond the grid; on a GPU some calls later."""
         if tracing() or positions.shape[0] == 0:

@@ -15,6 +15,7 @@ from efa_addons.errors import EFAError
 from efa_addons.nn.attention import EuclideanFastAttention
 from efa_addons.nn.features import Dense, FeatureType, Irrep, Select, components_of
 from efa_addons.nn.layouts import Pack, Unpack, feature_type
+from efa_addons.nn.replay import replayed
 from efa_addons.version import __version__
 
 
@@ -93,6 +94,20 @@ class EFABlock(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor, batch: Optional[Tensor] = None, num_graphs: Optional[int] = None) -> Tensor:
         """The residual to add to the local layer's output."""
+        if torch.jit.is_scripting():
+            return self.residual(x, positions, batch, num_graphs)
+        else:
+            out = replayed(self, self.residual, x, positions, batch, num_graphs)
+            if out is None:
+                return self.residual(x, positions, batch, num_graphs)
+            if isinstance(self.attention, EuclideanFastAttention):
+                self.attention.watch(positions, batch, num_graphs)
+            return out
+
+    def residual(
+        self, x: Tensor, positions: Tensor, batch: Optional[Tensor] = None, num_graphs: Optional[int] = None
+    ) -> Tensor:
+        """As `forward`, without looking for a recording (`nn.replay`)."""
         features = self.pack(x)
         attended = self.attention(features.view([-1] + self.input_shape), positions, batch, num_graphs).flatten(1, 2)
         scalars = attended[:, 0]

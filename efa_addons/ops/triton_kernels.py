@@ -139,8 +139,8 @@ def add_product(features, source, place, size, total, PRECISION: tl.constexpr, N
     """
     b = tl.trans(tl.load(source + place))
     if PRECISION == "tf32x3":
-        a = to_tf32(features, NATIVE)
-        return multiply_add(a, cut(features - a), b, tl.trans(tl.load(source + size + place)), total, PRECISION)
+        a, rest = to_tf32(features, NATIVE), tl.trans(tl.load(source + size + place))
+        return multiply_add(a, cut(features - a), b, rest, total, PRECISION)
     elif PRECISION == "tf32":
         a = cut(features)
         return multiply_add(a, a, b, b, total, PRECISION)
@@ -388,18 +388,25 @@ def read_out(
                 dx_a, dx_b = of_both(dx, place_x, to_b)
             place = of_values + (d * num_phases + number)[None, :]
             to_sin = EVEN_D * num_phases
+            here = total
+            if PRECISION == "tf32x3":  # added up where nothing is cut off
+                here = tl.zeros_like(total)
             if t is not None:
                 fc, fs = changed(cos, sin, x_a, turn, dx_a, HAS_TURN, HAS_CHANGE)
-                total = add_product(fc, t, place, size, total, PRECISION, NATIVE)
-                total = add_product(fs, t, place + to_sin, size, total, PRECISION, NATIVE)
+                here = add_product(fc, t, place, size, here, PRECISION, NATIVE)
+                here = add_product(fs, t, place + to_sin, size, here, PRECISION, NATIVE)
                 fc, fs = changed(cos, sin, x_b, turn, dx_b, HAS_TURN, HAS_CHANGE)
-                total = add_product(fc, t, place + num_phases, size, total, PRECISION, NATIVE)
-                total = add_product(fs, t, place + num_phases + to_sin, size, total, PRECISION, NATIVE)
+                here = add_product(fc, t, place + num_phases, size, here, PRECISION, NATIVE)
+                here = add_product(fs, t, place + num_phases + to_sin, size, here, PRECISION, NATIVE)
             if dt is not None:
-                total = add_product(cos * x_a, dt, place, size, total, PRECISION, NATIVE)
-                total = add_product(sin * x_a, dt, place + to_sin, size, total, PRECISION, NATIVE)
-                total = add_product(cos * x_b, dt, place + num_phases, size, total, PRECISION, NATIVE)
-                total = add_product(sin * x_b, dt, place + num_phases + to_sin, size, total, PRECISION, NATIVE)
+                here = add_product(cos * x_a, dt, place, size, here, PRECISION, NATIVE)
+                here = add_product(sin * x_a, dt, place + to_sin, size, here, PRECISION, NATIVE)
+                here = add_product(cos * x_b, dt, place + num_phases, size, here, PRECISION, NATIVE)
+                here = add_product(sin * x_b, dt, place + num_phases + to_sin, size, here, PRECISION, NATIVE)
+            if PRECISION == "tf32x3":
+                total += here
+            else:
+                total = here
     place = ((split * num_blocks + block) * NUM_COMPONENTS + component) * num_atoms + item
     mask = (item < num_atoms)[:, None] & (value < NUM_VALUES)[None, :]
     tl.store(out + place[:, None] * NUM_VALUES + value[None, :], whole(total, PRECISION), mask=mask)
@@ -407,34 +414,32 @@ def read_out(
 
 @part
 def products(
-    y, t, first_y, num_items, item, place_t, to_sin, size_y, size_t, weights, number, num_phases, cos_total, sin_total,
+    y, t, first_y, num_items, item, place_t, size_y, size_t, weights, number, num_phases, total,
     NUM_COMPONENTS: tl.constexpr, PADDED_VALUES: tl.constexpr, PRECISION: tl.constexpr, VALUES: tl.constexpr,
 ):  # fmt: skip
-    """U = T·(Y_m·y), for the rows of cos and of sin, (n, m) each, added to what is there."""
+    """total + U, U = T·(Y_m·y), (n, 2 m): the rows of cos and then those of sin, so that a product has many columns."""
     for component in range(NUM_COMPONENTS):
-        cos, sin = cos_total, sin_total
+        both = total
         if weights is not None:
-            cos, sin = tl.zeros_like(cos_total), tl.zeros_like(sin_total)
+            both = tl.zeros_like(total)
         place_y = ((first_y + component) * num_items + item)[:, None] * PADDED_VALUES + tl.arange(0, VALUES)[None, :]
         for start in range(0, PADDED_VALUES, VALUES):
-            a = tl.load(y + place_y + start)
-            a_rest = a
+            a, b = tl.load(y + place_y + start), tl.trans(tl.load(t + place_t + start))
+            a_rest, b_rest = a, b
             if PRECISION == "tf32x3":
-                a_rest = tl.load(y + size_y + place_y + start)
-            t_cos, t_sin = tl.trans(tl.load(t + place_t + start)), tl.trans(tl.load(t + place_t + to_sin + start))
-            cos_rest, sin_rest = t_cos, t_sin
-            if PRECISION == "tf32x3":
-                cos_rest = tl.trans(tl.load(t + size_t + place_t + start))
-                sin_rest = tl.trans(tl.load(t + size_t + place_t + to_sin + start))
-            cos = multiply_add(a, a_rest, t_cos, cos_rest, cos, PRECISION)
-            sin = multiply_add(a, a_rest, t_sin, sin_rest, sin, PRECISION)
+                a_rest, b_rest = tl.load(y + size_y + place_y + start), tl.trans(tl.load(t + size_t + place_t + start))
+            both = multiply_add(a, a_rest, b, b_rest, both, PRECISION)
         if weights is not None:
-            factor = tl.load(weights + component * num_phases + number)[None, :]
-            cos_total += cos * factor
-            sin_total += sin * factor
+            total += both * tl.load(weights + component * num_phases + number)[None, :]
         else:
-            cos_total, sin_total = cos, sin
-    return cos_total, sin_total
+            total = both
+    return total
+
+
+@part
+def halves(u, ATOMS: tl.constexpr, PHASES: tl.constexpr):
+    """(n, 2 m) -> two of (n, m)."""
+    return tl.split(tl.permute(tl.reshape(u, ATOMS, 2, PHASES), 0, 2, 1))
 
 
 @triton.jit
@@ -475,7 +480,8 @@ def pull(
         d0, d1, d2 = vectors(dr, place_r[:, None], num_atoms)
     split, splits = tl.program_id(1), tl.num_programs(1)
     first_item = tl.load(graphs + block).to(tl.int64) * 2 * EVEN_D * num_phases
-    to_sin = EVEN_D * num_phases * PADDED_VALUES
+    twice = tl.arange(0, 2 * PHASES) % PHASES
+    row_twice = twice + tl.arange(0, 2 * PHASES) // PHASES * (EVEN_D * num_phases)
 
     out0 = tl.zeros([ATOMS], tl.float32)
     out1 = tl.zeros([ATOMS], tl.float32)
@@ -495,16 +501,16 @@ def pull(
                 for other in tl.static_range(2):
                     place = place_x + tl.minimum(other, NUM_D - 1 - d) * num_channels * num_atoms
                     here = tl.load(x + place)[:, None]
-                    row = first_item + (d + other) * num_phases + number
+                    row = first_item + (d + other) * num_phases + tile * PHASES + row_twice
                     place_t = row[:, None] * PADDED_VALUES + column[None, :]
                     added = tl.zeros([ATOMS], tl.float32)
-                    u_cos = tl.zeros([ATOMS, PHASES], tl.float32)
-                    u_sin = tl.zeros([ATOMS, PHASES], tl.float32)
+                    both = tl.zeros([ATOMS, 2 * PHASES], tl.float32)
                     if ALONG or not SECOND:
-                        u_cos, u_sin = products(
-                            y, t, first_y, num_items, item, place_t, to_sin, size_y, size_t, weights, number, num_phases,
-                            u_cos, u_sin, NUM_COMPONENTS, PADDED_VALUES, PRECISION, VALUES,
+                        both = products(
+                            y, t, first_y, num_items, item, place_t, size_y, size_t, weights, tile * PHASES + twice, num_phases,
+                            both, NUM_COMPONENTS, PADDED_VALUES, PRECISION, VALUES,
                         )  # fmt: skip
+                    u_cos, u_sin = halves(both, ATOMS, PHASES)
                     if other == 0:
                         # after a product, and of one sum with it: so they are made in its layout, and need not be moved to it
                         cos, sin = cos_sin(dot3(r0, r1, r2, k0, k1, k2) + 0.0 * u_cos, TURNED, PRECISION)
@@ -522,19 +528,19 @@ def pull(
                             added += tl.sum(imag * turn, 1)
                             slopes -= real * here * turn
                             own += imag * here
-                        u_cos = tl.zeros([ATOMS, PHASES], tl.float32)
-                        u_sin = tl.zeros([ATOMS, PHASES], tl.float32)
+                        both = tl.zeros([ATOMS, 2 * PHASES], tl.float32)
                     if SECOND:
                         if dy is not None and t is not None:
-                            u_cos, u_sin = products(
-                                dy, t, first_y, num_items, item, place_t, to_sin, size_y, size_t, weights, number, num_phases,
-                                u_cos, u_sin, NUM_COMPONENTS, PADDED_VALUES, PRECISION, VALUES,
+                            both = products(
+                                dy, t, first_y, num_items, item, place_t, size_y, size_t, weights, tile * PHASES + twice,
+                                num_phases, both, NUM_COMPONENTS, PADDED_VALUES, PRECISION, VALUES,
                             )  # fmt: skip
                         if dt is not None and y is not None:
-                            u_cos, u_sin = products(
-                                y, dt, first_y, num_items, item, place_t, to_sin, size_y, size_t, weights, number, num_phases,
-                                u_cos, u_sin, NUM_COMPONENTS, PADDED_VALUES, PRECISION, VALUES,
+                            both = products(
+                                y, dt, first_y, num_items, item, place_t, size_y, size_t, weights, tile * PHASES + twice,
+                                num_phases, both, NUM_COMPONENTS, PADDED_VALUES, PRECISION, VALUES,
                             )  # fmt: skip
+                        u_cos, u_sin = halves(both, ATOMS, PHASES)
                     if by_x is not None:
                         added += tl.sum(cos * u_cos + sin * u_sin, 1)
                         if other == 0:

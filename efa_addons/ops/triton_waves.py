@@ -19,7 +19,6 @@ from efa_addons.ops import triton_kernels as kernels
 from efa_addons.ops.backends import interpreted, precision
 from efa_addons.ops.parts import Partials, Waves, num_rows
 
-
 _VALUES = 64
 
 
@@ -43,9 +42,9 @@ _PHASES = (32, 16)  # of one channel: large tiles where channels have many
 _FILLED = 0.75  # of the tiles at least, for the large ones
 _PROGRAMS = 2  # at a time on a multiprocessor
 _ROUNDS = 2  # of these at least, so that all are busy to the end
-# The matrix units cut off what they add up, so that errors grow with the terms of a sum: 5e-9 for each atom, relative, on an
-# H100. Longer sums, by atoms of one block, are shared, as long as the shares take no more memory than this, bytes.
-_LONGEST, _SHARES = 2048, 2**31
+# The matrix units cut off what they add up, so that errors grow with the terms of a sum: 5e-9 for each atom or phase, relative,
+# on an H100. Longer sums are shared, as long as the shares take no more memory than this, bytes.
+_LONGEST, _SHARES = {"": 16_384, "tf32x3": 2048}, 2**31
 _PART = {"tf32x3": 2}  # arrays for one: the rounded values, and what rounding took away
 
 
@@ -156,7 +155,9 @@ class _Sums:
         programs = self.waves.num_graphs * (self.grid.num_phases // num_phases) * ((self.num_d + 1) // 2)
         tiles = self.padded_values // self.tile_of_values
         pieces = triton.cdiv(self.num_atoms, atoms)
-        splits = _splits(programs * tiles, pieces, self.x.device, _shares(self.num_atoms, math.prod(shape)))
+        splits = _splits(
+            programs * tiles, pieces, self.x.device, _shares(self.num_atoms, math.prod(shape), self.flags["PRECISION"])
+        )
         out = self.x.new_empty([splits, *shape])
         self.launch(
             "state", (programs, tiles, splits), num_phases,
@@ -178,8 +179,10 @@ class _Sums:
         values = wide if self.padded_values % wide == 0 else self.tile_of_values
         programs = self.num_blocks * triton.cdiv(self.num_atoms, atoms)
         tiles = self.num_components * (self.padded_values // values)
-        pieces, least = self.grid.num_phases // self.grid.tile, _shares(self.grid.num_phases, math.prod(shape))
-        splits = _splits(programs * tiles, pieces, self.x.device, least)
+        rounded = self.flags["PRECISION"]
+        # for tf32x3 the matrix units add up no more than a tile of phases
+        least = 1 if rounded == "tf32x3" else _shares(self.grid.num_phases, math.prod(shape), rounded)
+        splits = _splits(programs * tiles, self.grid.num_phases // self.grid.tile, self.x.device, least)
         out = self.x.new_empty([splits, *shape])
         self.launch(
             "read_out", (programs, tiles, splits), self.grid.tile,
@@ -285,6 +288,11 @@ def _summed(shares: Tensor) -> Tensor:
     return shares[0] if shares.shape[0] == 1 else shares.sum(0)
 
 
+def _shares(terms: int, size: int, rounded: str) -> int:
+    """Into how many a sum of so many atoms or phases is to be cut, with results of so many float32 each."""
+    return max(1, min(triton.cdiv(terms, _LONGEST.get(rounded, _LONGEST[""])), _SHARES // max(1, 4 * size)))
+
+
 def _size(number: int) -> int:
     """Of a tile that has room for so many: a power of two, no smaller than the matrix units take."""
     return max(16, triton.next_power_of_2(number))
@@ -296,11 +304,6 @@ def _splits(programs: int, pieces: int, device: torch.device, least: int = 1) ->
     first = max(least, triton.cdiv(_ROUNDS * slots, programs))
     candidates = range(min(pieces, first), max(1, min(pieces, 2 * first)) + 1)
     return max(1, max(candidates, key=lambda n: (round(20 * n * programs / slots / triton.cdiv(n * programs, slots)), -n)))
-
-
-def _shares(terms: int, size: int) -> int:
-    """Into how many a sum of so many atoms or phases is to be cut, with results of so many float32 each."""
-    return max(1, min(triton.cdiv(terms, _LONGEST), _SHARES // max(1, 4 * size)))
 
 
 @functools.lru_cache

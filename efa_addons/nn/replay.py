@@ -1,0 +1,294 @@
+"""Blocks of an inference as CUDA graphs: what a GPU computes in less than a millisecond takes ten times as long to launch.
+
+A block that was called a few times with tensors of the same shapes (as in molecular dynamics) is recorded, forward and backward
+pass, and from then on replayed. Recorded are blocks whose parameters are not trained, outside of traces, of captures by others,
+of autocast and of inference mode, without hooks, and for structures that a GPU has soon done. A derivative of a derivative is
+computed without the recording, as are calls of other shapes. `EFA_ADDONS_CUDA_GRAPHS=0` switches it off.
+
+What is recorded lives in memory of its own, which the next call overwrites; results are copies. A backward pass that comes
+after another call of the block, or for the second time, first replays its own forward pass again.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from efa_addons.distributed import spread
+from efa_addons.errors import EFAWarning
+from efa_addons.ops import backends
+from efa_addons.ops.tracing import tracing
+
+VARIABLE = "EFA_ADDONS_CUDA_GRAPHS"
+_ON = ("cuda",)
+_CALLS = 3  # of the same kind before one is recorded: kernels are compiled and checked by then
+_KEPT = 4  # recordings of a block; the one that was not used for longest makes room
+_MOST_ATOMS = 20_000  # beyond, launching is no longer what takes the time, and memory would be kept
+
+Compute = Callable[[Tensor, Tensor, "Tensor | None", "int | None"], Tensor]
+
+
+class _Kind(NamedTuple):
+    """Calls that one recording can serve."""
+
+    shapes: tuple[Any, ...]
+    needs_grad: tuple[bool, bool]  # of features and positions
+    device: torch.device
+    stream: int
+    num_graphs: int | None
+    back_end: tuple[str, str]
+
+
+class _Graph:
+    """A function without arguments as a CUDA graph. `results` are the same tensors in every replay."""
+
+    def __init__(self, run: Callable[[], Any], before: _Graph | None = None) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+        pool = None if before is None else before._graph.pool()
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            self.results = run()
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+
+def _warm_up(run: Callable[[], Any], device: torch.device) -> None:
+    """On a stream beside, as libraries make themselves ready in their first call on one."""
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream(device).wait_stream(side)
+
+
+class _Recording:
+    """One kind of call of a block: the tensors that it reads and writes, its graphs, and whose values they hold."""
+
+    def __init__(self, compute: Compute, x: Tensor, positions: Tensor, batch: Tensor | None, kind: _Kind) -> None:
+        self.x = x.detach().clone().requires_grad_(kind.needs_grad[0])
+        self.positions = positions.detach().clone().requires_grad_(kind.needs_grad[1])
+        self.batch = None if batch is None else batch.clone()
+        self.inputs = [given for given in (self.x, self.positions) if given.requires_grad]
+        self.number = 0  # of the call whose values are there, negative where a backward pass has used them up
+        self.lock = threading.Lock()
+        held: list[Tensor] = []
+
+        def forward() -> Tensor:
+            held[:] = [compute(self.x, self.positions, self.batch, kind.num_graphs)]
+            return held[0]
+
+        def backward() -> tuple[Tensor | None, ...]:
+            return torch.autograd.grad(held[0], self.inputs, self.grad, allow_unused=True)
+
+        with torch.set_grad_enabled(bool(self.inputs)):
+            out = compute(self.x, self.positions, self.batch, kind.num_graphs)
+            self.grad = torch.zeros_like(out)
+            if not out.requires_grad:
+                self.inputs = []
+            del out
+
+            def both() -> None:
+                forward()
+                if self.inputs:
+                    backward()
+
+            _warm_up(both, kind.device)
+            self._forward = _Graph(forward)
+            self.out = self._forward.results.detach()
+            if self.inputs:
+                self._backward = _Graph(backward, self._forward)
+        self._forward.results = None
+
+    def _run(self, x: Tensor, positions: Tensor, batch: Tensor | None, number: int) -> None:
+        with torch.no_grad():
+            self.x.copy_(x)
+            self.positions.copy_(positions)
+            if batch is not None and self.batch is not None:
+                self.batch.copy_(batch)
+            self._forward.replay()
+        self.number = number
+
+    def output(self, x: Tensor, positions: Tensor, batch: Tensor | None, number: int) -> Tensor:
+        with self.lock:
+            self._run(x, positions, batch, number)
+            return self.out.clone()
+
+    def gradients(
+        self, grad: Tensor, x: Tensor, positions: Tensor, batch: Tensor | None, number: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """By x and positions, of the call of this number."""
+        if not self.inputs:
+            return None, None
+        with self.lock:
+            if self.number != number:
+                self._run(x, positions, batch, number)
+            self.grad.copy_(grad)
+            self._backward.replay()
+            self.number = -1  # what the forward pass left is used up
+            found = iter([None if part is None else part.clone() for part in self._backward.results])
+        by_x, by_positions = (next(found) if given.requires_grad else None for given in (self.x, self.positions))
+        return by_x, by_positions
+
+
+class _Replay(torch.autograd.Function):
+    """A call of a block by its recording."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, positions: Tensor, batch: Tensor | None, recording: _Recording, number: int, compute: Compute,
+        num_graphs: int | None,
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(x, positions, batch)
+        ctx.others = recording, number, compute, num_graphs
+        return recording.output(x, positions, batch, number)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, positions, batch = ctx.saved_tensors
+        recording, number, compute, num_graphs = ctx.others
+        if not torch.is_grad_enabled():
+            return *recording.gradients(grad, x, positions, batch, number), None, None, None, None, None
+        x, positions = x.view_as(x), positions.view_as(positions)  # features may depend on positions: not by this way
+        wanted = [given for given, needed in zip((x, positions), ctx.needs_input_grad, strict=False) if needed]
+        out = compute(x, positions, batch, num_graphs)
+        if not out.requires_grad:
+            return (None,) * 7
+        found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True, allow_unused=True))
+        by_x, by_positions = (next(found) if needed else None for needed in ctx.needs_input_grad[:2])
+        return by_x, by_positions, None, None, None, None, None
+
+
+class _Replays:
+    """The recordings of a block, and the calls that may become some."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.parts = list(_parts(block))
+        self.calls: dict[_Kind, int] = {}
+        self.recordings: dict[_Kind, _Recording | None] = {}  # none where it failed
+        self.number = 0
+
+    def of(self, kind: _Kind) -> _Recording | None:
+        """That of a kind, which becomes the latest."""
+        if kind in self.recordings:
+            self.recordings[kind] = self.recordings.pop(kind)
+        return self.recordings.get(kind)
+
+    def due(self, kind: _Kind) -> bool:
+        """Whether this call is to be recorded."""
+        if kind in self.recordings:
+            return False
+        if len(self.calls) > 1000:  # of ever new shapes
+            self.calls.clear()
+        self.calls[kind] = self.calls.get(kind, 0) + 1
+        return self.calls[kind] > _CALLS
+
+    def keep(self, kind: _Kind, recording: _Recording | None) -> None:
+        self.recordings[kind] = recording
+        while len(self.recordings) > _KEPT:
+            self.recordings.pop(next(iter(self.recordings)))
+
+
+_of: weakref.WeakKeyDictionary[nn.Module, _Replays] = weakref.WeakKeyDictionary()
+
+
+def _parts(block: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any, int]]:
+    """All that a recording takes for granted: modules, parameters, buffers, each where it stands and with its address."""
+    for part in block.modules():
+        for name, child in part._modules.items():
+            yield part._modules, name, child, 0
+        for kept in (part._parameters, part._buffers):
+            for name, tensor in kept.items():
+                yield kept, name, tensor, 0 if tensor is None else tensor.data_ptr()
+
+
+def _unchanged(parts: list[tuple[dict[str, Any], str, Any, int]]) -> bool:
+    """Also false for trained parameters and hooks, which a recording does not serve."""
+    for kept, name, part, address in parts:
+        if kept.get(name) is not part:
+            return False
+        if isinstance(part, Tensor):
+            if part.requires_grad or part.data_ptr() != address:
+                return False
+        elif part is not None and _has_hooks(part):
+            return False
+    return True
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+
+
+def _may_serve(block: nn.Module, x: Tensor, batch: Tensor | None, num_graphs: int | None) -> bool:
+    """Whether this call could be a replay, by what costs little to ask."""
+    if x.device.type not in _ON or tracing() or block.training or x.dim() != 2 or not 0 < x.shape[0] <= _MOST_ATOMS:
+        return False
+    if (batch is not None and num_graphs is None) or spread() or os.environ.get(VARIABLE) == "0":
+        return False
+    if torch.is_inference_mode_enabled() or _get_current_dispatch_mode() is not None:
+        return False
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        return False
+    if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return False
+    return not torch.is_autocast_enabled(x.device.type)
+
+
+def replayed(
+    block: nn.Module, compute: Compute, x: Tensor, positions: Tensor, batch: Tensor | None, num_graphs: int | None
+) -> Tensor | None:
+    """`compute(x, positions, batch, num_graphs)` by a recording, or none where it is to be called as it is.
+
+    Args:
+        block: whose parameters and buffers `compute` uses, and no others.
+    """
+    if not _may_serve(block, x, batch, num_graphs):
+        return None
+    replays = _of.get(block)
+    if replays is None or not _unchanged(replays.parts):
+        replays = _of[block] = _Replays(block)
+        if not _unchanged(replays.parts):
+            del _of[block]
+            return None
+    grads = torch.is_grad_enabled()
+    kind = _Kind(
+        (x.shape, x.dtype, positions.shape, positions.dtype, None if batch is None else (batch.shape, batch.dtype)),
+        (grads and x.requires_grad, grads and positions.requires_grad),
+        x.device,
+        torch.cuda.current_stream(x.device).cuda_stream if x.device.type == "cuda" else 0,
+        num_graphs,
+        (backends.choice(), backends.precision()),
+    )
+    recording = replays.of(kind)
+    if recording is None:
+        if not replays.due(kind):
+            return None
+        recording = _recorded(compute, x, positions, batch, kind)
+        replays.keep(kind, recording)
+        if recording is None:
+            return None
+    replays.number += 1
+    return _Replay.apply(x, positions, batch, recording, replays.number, compute, num_graphs)
+
+
+def _recorded(compute: Compute, x: Tensor, positions: Tensor, batch: Tensor | None, kind: _Kind) -> _Recording | None:
+    try:
+        return _Recording(compute, x, positions, batch, kind)
+    except torch.OutOfMemoryError:
+        return None
+    except RuntimeError as error:
+        warnings.warn(
+            f"a block of EFA was not recorded as a CUDA graph ({str(error).splitlines()[0][:200]}): it is computed as before, "
+            f"in more time. {VARIABLE}=0 keeps it from being tried.",
+            EFAWarning,
+            stacklevel=2,
+        )
+        return None

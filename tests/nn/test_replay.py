@@ -1,0 +1,313 @@
+"""Recorded blocks: the same numbers as computed ones, whatever comes between. On a GPU where there is one, and on a CPU, where
+what is recorded is run again in place of a CUDA graph."""
+
+import copy
+import gc
+import pickle
+import threading
+import weakref
+
+import pytest
+import torch
+from gpu_support import gpu
+
+from efa_addons import EFABlock, EFAConfig, EFAWarning
+from efa_addons.nn import replay
+from efa_addons.ops.backends import interpreted
+
+CONFIG = EFAConfig(max_length=20.0, num_features_qk=4, num_features_v=4, mlp_features=8, lebedev_num=26, method="quadrature")
+IRREPS = "8x0e+8x1o"
+
+
+class Again:
+    """Stands for a CUDA graph: runs what was recorded again, into the same tensors."""
+
+    count = 0
+
+    def __init__(self, run, before=None):
+        self.run = run
+        found = run()
+        self.results = found.detach().clone() if isinstance(found, torch.Tensor) else tuple(part.clone() for part in found)
+        self.kept = self.results
+
+    def replay(self):
+        Again.count += 1
+        with torch.enable_grad():
+            found = self.run()
+        pairs = [(self.kept, found)] if isinstance(found, torch.Tensor) else zip(self.kept, found, strict=True)
+        with torch.no_grad():
+            for kept, new in pairs:
+                kept.copy_(new)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=gpu)])
+def device(request, monkeypatch):
+    if request.param == "cpu":
+        monkeypatch.setattr(replay, "_ON", ("cpu",))
+        monkeypatch.setattr(replay, "_Graph", Again)
+        monkeypatch.setattr(replay, "_warm_up", lambda run, device: run())
+    monkeypatch.delenv(replay.VARIABLE, raising=False)
+    return request.param
+
+
+@pytest.fixture
+def block(device, randomized):
+    torch.manual_seed(0)
+    made = randomized(EFABlock(IRREPS, IRREPS, CONFIG)).to(device, torch.float32).eval()
+    return made.requires_grad_(False)
+
+
+def structure(block, seed, num_atoms=9, num_graphs=2):
+    """x that depends on the positions, positions, batch, number of graphs."""
+    generator = torch.Generator().manual_seed(seed)
+    like = next(block.parameters())
+    positions = 3 * torch.randn(num_atoms, 3, generator=generator, dtype=torch.float64)
+    mixing = torch.randn(3, block.pack.dim, generator=generator).to(like)
+    batch = torch.arange(num_atoms, device=like.device) * num_graphs // num_atoms
+    positions = positions.to(like).requires_grad_()
+    return torch.sin(positions @ mixing), positions, batch, num_graphs
+
+
+def results(block, x, positions, batch, num_graphs, compute=None):
+    out = (compute or block)(x, positions, batch, num_graphs)
+    (forces,) = torch.autograd.grad(out.square().sum(), positions, retain_graph=True)
+    return out, forces
+
+
+def same(found, expected):
+    for value, reference in zip(found, expected, strict=True):
+        assert (value - reference).norm() <= 1e-5 * reference.norm() + 1e-7
+
+
+def recorded(block):
+    return [kept for kept in replay._of[block].recordings.values() if kept is not None] if block in replay._of else []
+
+
+def warm(block, seed=0, **sizes):
+    """Until the block is recorded."""
+    for _ in range(replay._CALLS + 1):
+        results(block, *structure(block, seed, **sizes))
+    assert recorded(block)
+
+
+def test_the_same_numbers(block):
+    warm(block)
+    (one,) = recorded(block)
+    before = one._forward, one._backward
+    for seed in range(3):
+        same(results(block, *structure(block, seed)), results(block, *structure(block, seed), block.residual))
+    assert recorded(block) == [one] and (one._forward, one._backward) == before
+
+
+def test_results_are_no_ones_memory(block):
+    """Neither outputs nor gradients change with the next call."""
+    warm(block)
+    first = results(block, *structure(block, 1))
+    kept = [value.clone() for value in first]
+    results(block, *structure(block, 2))
+    assert all(torch.equal(value, copied) for value, copied in zip(first, kept, strict=True))
+
+
+def test_backward_passes_in_any_order(block):
+    """The second call overwrites what the first left; one of them goes backward twice."""
+    warm(block)
+    expected = [results(block, *structure(block, seed), block.residual)[1] for seed in (1, 2)]
+    given = [structure(block, seed) for seed in (1, 2)]
+    losses = [block(*arguments).square().sum() for arguments in given]
+    found = [torch.autograd.grad(losses[n], given[n][1], retain_graph=True)[0] for n in (0, 1, 1, 0)]
+    same(found, [expected[n] for n in (0, 1, 1, 0)])
+
+
+def test_a_block_that_serves_two_layers(block):
+    """Called with its own output."""
+    warm(block)
+    x, positions, batch, num_graphs = structure(block, 1)
+
+    def twice(compute):
+        return torch.autograd.grad(
+            compute(compute(x, positions, batch, num_graphs), positions, batch, num_graphs).square().sum(),
+            positions, retain_graph=True,
+        )  # fmt: skip
+
+    same(twice(block), twice(block.residual))
+
+
+def test_second_derivatives(block):
+    warm(block)
+    found = []
+    for compute in (block, block.residual):
+        x, positions, batch, num_graphs = structure(block, 1)
+        (first,) = torch.autograd.grad(compute(x, positions, batch, num_graphs).square().sum(), positions, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), positions))
+    same(*found)
+
+
+def test_without_gradients(block):
+    with torch.no_grad():
+        for seed in range(replay._CALLS + 3):
+            arguments = structure(block, seed)
+            out = block(*arguments)
+            same([out], [block.residual(*arguments)])
+            assert not out.requires_grad
+    assert len(recorded(block)) == 1
+
+
+def test_positions_alone(block):
+    """As in a first layer, whose features know nothing of positions."""
+    for seed in range(replay._CALLS + 2):
+        x, positions, batch, num_graphs = structure(block, seed)
+        same(*(results(block, x.detach(), positions, batch, num_graphs, compute) for compute in (block, block.residual)))
+    assert len(recorded(block)) == 1
+
+
+def test_an_emulated_first_layer(device, randomized):
+    """Its output does not depend on what needs gradients."""
+    block = randomized(EFABlock(IRREPS, IRREPS, CONFIG.replace(emulate=True))).to(device).eval().requires_grad_(False)
+    for seed in range(replay._CALLS + 2):
+        x, positions, batch, num_graphs = structure(block, seed)
+        out = block(x.detach(), positions, batch, num_graphs)
+        same([out], [block.residual(x.detach(), positions, batch, num_graphs)])
+        total = out.sum() + positions.square().sum()
+        same(torch.autograd.grad(total, positions), [2 * positions])
+    assert len(recorded(block)) == 1
+
+
+def test_other_shapes_and_graphs(block):
+    """Sizes, numbers of graphs and assignments of atoms to them; recorded are the latest few."""
+    for num_atoms in range(5, 5 + replay._KEPT + 2):
+        warm(block, num_atoms=num_atoms)
+    assert len(recorded(block)) == replay._KEPT
+    for num_atoms in range(5, 5 + replay._KEPT + 2):
+        for num_graphs in (1, 3):
+            given = structure(block, 1, num_atoms, num_graphs)
+            same(results(block, *given), results(block, *given, block.residual))
+    x, positions, batch, num_graphs = structure(block, 1)
+    warm(block)
+    other = batch.flip(0)
+    same(results(block, x, positions, other, 2), results(block, x, positions, other, 2, block.residual))
+
+
+def test_new_sizes_are_not_recorded(block):
+    for num_atoms in range(4, 12):
+        results(block, *structure(block, 0, num_atoms=num_atoms))
+    assert not recorded(block)
+
+
+@pytest.mark.parametrize("change", ["values", "parameter", "module", "dtype"])
+def test_changed_blocks(block, change):
+    warm(block)
+    with torch.no_grad():
+        if change == "values":
+            block.out.weight.mul_(2.0)
+        elif change == "parameter":
+            block.out.weight = torch.nn.Parameter(3.0 * block.out.weight, requires_grad=False)
+        elif change == "module":
+            block.mlp[0] = copy.deepcopy(block.mlp[0])
+            block.mlp[0].weight.mul_(2.0)
+        else:
+            block.double()
+    given = structure(block, 1)
+    same(results(block, *given), results(block, *given, block.residual))
+
+
+def test_what_is_not_recorded(block, monkeypatch):
+    def calls(run=None, **changes):
+        for _ in range(replay._CALLS + 3):
+            run() if run else results(block, *structure(block, 0))
+        return len(recorded(block))
+
+    block.train()
+    assert calls() == 0
+    block.eval().requires_grad_(True)
+    assert calls() == 0
+    block.requires_grad_(False)
+    hook = block.attention.register_forward_hook(lambda *given: None)
+    assert calls() == 0
+    hook.remove()
+    monkeypatch.setenv(replay.VARIABLE, "0")
+    assert calls() == 0
+    monkeypatch.delenv(replay.VARIABLE)
+    monkeypatch.setattr(replay, "_MOST_ATOMS", 8)
+    assert calls() == 0
+    monkeypatch.setattr(replay, "_MOST_ATOMS", 9)
+    with torch.inference_mode():
+        assert calls(lambda: block(*(part.detach() if torch.is_tensor(part) else part for part in structure(block, 0)))) == 0
+    assert calls() == 1
+    seen = []
+    hook = block.attention.register_forward_hook(lambda *given: seen.append(1))
+    results(block, *structure(block, 0))
+    hook.remove()
+    assert seen == [1]
+
+
+def test_a_failure_is_a_warning_and_computed(block, monkeypatch):
+    def fails(*given):
+        raise RuntimeError("no capture here")
+
+    monkeypatch.setattr(replay, "_Graph", fails)
+    for _ in range(replay._CALLS):
+        results(block, *structure(block, 0))
+    given = structure(block, 1)
+    with pytest.warns(EFAWarning, match="not recorded as a CUDA graph .no capture here"):
+        found = results(block, *given)
+    same(found, results(block, *given, block.residual))
+    same(results(block, *given), found)  # and not tried again
+
+
+def test_copies_and_pickles_have_their_own(block):
+    warm(block)
+    for other in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+        assert not recorded(other)
+        with torch.no_grad():
+            other.out.weight.mul_(2.0)
+        given = structure(block, 1)
+        same(results(other, *given), results(other, *given, other.residual))
+
+
+@gpu
+def test_recordings_go_with_their_block(randomized):
+    block = randomized(EFABlock(IRREPS, IRREPS, CONFIG)).cuda().eval().requires_grad_(False)
+    warm(block)
+    gone = weakref.ref(block)
+    del block
+    gc.collect()
+    assert gone() is None
+
+
+def test_widths_are_still_watched(block):
+    warm(block)
+    x, positions, batch, num_graphs = structure(block, 1)
+    with pytest.warns(EFAWarning, match="wide, EFA was set up for max_length=20.00"):
+        for _ in range(40):
+            block(x, 20 * positions, batch, num_graphs)
+            if positions.is_cuda:
+                torch.cuda.synchronize()
+
+
+def test_threads(block):
+    """Take turns."""
+    warm(block)
+    expected = {seed: [part.detach() for part in results(block, *structure(block, seed), block.residual)] for seed in (1, 2)}
+    failed = []
+
+    def work(seed):
+        try:
+            for _ in range(30):
+                same([part.detach() for part in results(block, *structure(block, seed))], expected[seed])
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
+@pytest.mark.skipif(interpreted(), reason="needs no kernels")
+def test_nothing_on_a_cpu(randomized):
+    block = randomized(EFABlock(IRREPS, IRREPS, CONFIG)).eval().requires_grad_(False)
+    for _ in range(replay._CALLS + 2):
+        results(block, *structure(block, 0))
+    assert not recorded(block)
