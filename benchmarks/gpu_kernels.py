@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_timing import median, rounded_to
+from benchmarks.gpu_timing import graphed, median, rounded_to
 from benchmarks.problems import TOLERANCE
 from benchmarks.rows import Row
 from efa_addons.ops import parts, waves
@@ -21,7 +22,6 @@ from efa_addons.ops.selfcheck import LIMITS
 WIDTHS = (32, 64, 128)  # D_qk = D_v of the kernels' rates
 # Graphs, blocks, atoms of each block, width, degree of Y: single structures, molecules, harmonics, and the largest at last.
 GATE = ((1, 1, 4097, 64, 0), (1, 1, 20_001, 128, 0), (300, 571, 21, 64, 0), (1, 1, 1000, 20, 1), (1, 1, 1_000_000, 64, 0))
-ALL = [True] * 5
 
 
 def sums(
@@ -143,8 +143,11 @@ def limits(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
 
 
 def rates(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
-    """Each sum alone: 2 N R D_v operations, whatever the number of products that a precision makes of each."""
-    needed = {"state": [4], "read-out": [1], "gradient": [0, 2], "all": [0, 1, 2, 3, 4]}
+    """Each sum alone: 2 N R D_v operations, whatever the number of products that a precision makes of each.
+
+    As a CUDA graph, where nothing is left of the launching, and launched.
+    """
+    needed = {"state": [4], "read-out": [1], "gradient": [0, 2], "all": [0, 1, 2, 3, 4], "second": range(5)}
     precisions = PRECISIONS[:1] if quick else [name for name in PRECISIONS if name != "ieee"]  # which is for comparison only
     if not quick:
         cases = [(1, 1, 65_536, width, 0) for width in WIDTHS]
@@ -152,14 +155,14 @@ def rates(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
     for width in (4,) if quick else WIDTHS:
         atoms = 20 if quick else 65_536
         arguments, described = sums(device, torch.float32, 1, 1, atoms, width, 0)
-        along = [torch.ones_like(tensor) for tensor in arguments]
         operations = 2 * atoms * parts.num_rows(described, 2) * width
         for precision in precisions:
             with rounded_to(precision), backend("triton"):
                 for task, places in needed.items():
-                    asked = [place in places for place in range(5)]
-                    ms = median(lambda a=arguments, d=described, n=asked: waves.partials(*a, d, n), device, repeats)
-                    rate = 1e-6 * operations * (3 if task == "all" else 1) / ms
-                    yield Row("kernels", precision, task, 1, atoms, width, width, ms=ms, rate=rate)
-                second = median(lambda a=arguments, d=described, v=along: waves.second_partials(*a, d, v, ALL), device, repeats)
-            yield Row("kernels", precision, "second", 1, atoms, width, width, ms=second, rate=7e-6 * operations / second)
+                    times = {"all": 3, "second": 7}.get(task, 1)
+                    run = functools.partial(_derivatives, waves, (arguments, described), places, task == "second")
+                    for way in ("", ", launched"):
+                        made = graphed(run) if device.type == "cuda" and not way else run
+                        ms = median(made, device, repeats)
+                        rate = 1e-6 * operations * times / ms
+                        yield Row("kernels", precision, task + way, 1, atoms, width, width, ms=ms, rate=rate)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 from collections.abc import Iterator
 
 import torch
@@ -10,9 +12,10 @@ import torch
 from benchmarks.gpu_timing import measured
 from benchmarks.rows import Row
 from efa_addons import EFAConfig
+from efa_addons.nn import replay
 
 E3NN, CUEQ = "MACE", "MACE, cuEquivariance"
-WITH = " with EFA"
+WITH, LAUNCHED = " with EFA", " with EFA, no CUDA graphs"
 ELEMENTS = ("H", "C")
 TASKS = {"inference": False, "training step": True}
 
@@ -60,12 +63,28 @@ def _steps(
 ) -> Iterator[Row]:
     from benchmarks.common import task
 
-    for contender in (name, name + WITH):
+    num_graphs = len(batch["ptr"]) - 1
+    for contender in (name, name + WITH, name + LAUNCHED):
+        model = models[contender.replace(LAUNCHED, WITH)]
         for what, training in TASKS.items():
-            num_graphs = len(batch["ptr"]) - 1
+            if contender.endswith(LAUNCHED) and training:
+                continue  # nothing else than before: training is never replayed
+            model.train(training).requires_grad_(training)  # an inference as MACE's calculators make it
             row = Row("MACE", contender, what, num_graphs, len(batch["positions"]) // num_graphs)
-            run = task(models[contender], batch, training, "energy", training=training)
-            yield measured(row, lambda run=run: run, device, repeats)[0]
+            run = task(model, batch, training, "energy", training=training)
+            with _replays(not contender.endswith(LAUNCHED)):
+                yield measured(row, lambda run=run: run, device, repeats)[0]
+
+
+@contextlib.contextmanager
+def _replays(wanted: bool) -> Iterator[None]:
+    before = os.environ.pop(replay.VARIABLE, None)
+    os.environ.update({} if wanted else {replay.VARIABLE: "0"})
+    try:
+        yield
+    finally:
+        os.environ.pop(replay.VARIABLE, None)
+        os.environ.update({} if before is None else {replay.VARIABLE: before})
 
 
 def _accelerated(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:

@@ -334,7 +334,7 @@ def read_out(
     num_atoms, num_phases, num_channels, num_blocks, size,
     NUM_D: tl.constexpr, NUM_COMPONENTS: tl.constexpr, NUM_VALUES: tl.constexpr, PADDED_VALUES: tl.constexpr,
     TURNED: tl.constexpr, PRECISION: tl.constexpr, NATIVE: tl.constexpr, ATOMS: tl.constexpr, PHASES: tl.constexpr,
-    VALUES: tl.constexpr,
+    VALUES: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """out (splits, B, A, n, V) = Σ_m Y_m Σ features_n T; along a direction, changed features T + E x dT.
 
@@ -342,7 +342,7 @@ def read_out(
 
     Args:
         t, dt: (parts, G, V', 2 D' Φ'), arranged and transposed, D' = NUM_D or one more; size: that of a part.
-        k, dk: (3, Φ'); weights: (A, Φ'); channels: of each tile of phases.
+        k, dk: (3, Φ'); weights: (A, Φ'); channels: of each TILE of phases.
         graphs: (B,) graph of each block.
     """
     HAS_TURN: tl.constexpr = dr is not None or dk is not None
@@ -369,7 +369,7 @@ def read_out(
         to_b = tl.minimum(1, NUM_D - 1 - d) * num_channels * num_atoms
         for tile in range(split, num_phases // PHASES, splits):
             number = tile * PHASES + tl.arange(0, PHASES)
-            channel = tl.load(channels + tile)
+            channel = tl.load(channels + tile * PHASES // TILE)
             k0, k1, k2 = vectors(k, number[None, :], num_phases)
             cos, sin = cos_sin(dot3(r0, r1, r2, k0, k1, k2), TURNED, PRECISION)
             turn = cos

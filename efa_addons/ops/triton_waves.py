@@ -30,14 +30,16 @@ class Tiles(NamedTuple):
     warps: int
     stages: int  # of loads ahead; fewer where a card has no room for them
     registers: int | None = None  # of a thread at most, for more programs side by side; only where that spills little
-    values: int = _VALUES  # or fewer where there are no more; of `read_out` alone
+    phases: int | None = None  # of `read_out`, fewer than the grid's tile has
 
 
 _TILES = {
     "state": {"": Tiles(32, 64, 4, 3), "tf32x3": Tiles(16, 64, 4, 4)},
-    "read_out": {"": Tiles(64, 64, 4, 3, 168), "tf32x3": Tiles(128, 128, 8, 3), "bf16": Tiles(64, 64, 4, 3, 168, values=128)},
-    "pull": {"": Tiles(64, 64, 4, 3), "tf32x3": Tiles(128, 128, 8, 2), "bf16": Tiles(64, 64, 4, 2, 128)},
+    "read_out": {"": Tiles(128, 128, 8, 3)},
+    "pull": {"": Tiles(64, 64, 4, 3, 168), "tf32x3": Tiles(128, 128, 8, 2), "bf16": Tiles(64, 64, 4, 2, 128)},
 }
+# of `read_out` where there are 128 values at a time
+_WIDE, _READ_VALUES = {"": Tiles(128, 128, 8, 4, phases=16), "bf16": Tiles(64, 64, 4, 3, 168)}, 128
 _PHASES = (32, 16)  # of one channel: large tiles where channels have many
 _FILLED = 0.75  # of the tiles at least, for the large ones
 _PROGRAMS = 2  # at a time on a multiprocessor
@@ -131,6 +133,7 @@ class _Sums:
         self.weights = None if waves.weights is None else waves.weights.t().index_select(1, self.grid.direction)
         self.tile_of_values = min(_VALUES, _size(self.num_values))
         self.padded_values = triton.cdiv(self.num_values, self.tile_of_values) * self.tile_of_values
+        self.wide = self.padded_values % _READ_VALUES == 0
         self.arranged: dict[tuple[str, bool], Tensor] = {}
         self.flags = {
             "NUM_D": self.num_d,
@@ -175,20 +178,20 @@ class _Sums:
         if self.empty() or (t is None and dt is None):
             return self.x.new_zeros(shape)
         atoms = self.tile_of_atoms("read_out")
-        wide = self.tiles_of("read_out").values
-        values = wide if self.padded_values % wide == 0 else self.tile_of_values
+        values = _READ_VALUES if self.wide else self.tile_of_values
+        phases = min(self.tiles_of("read_out").phases or self.grid.tile, self.grid.tile)
         programs = self.num_blocks * triton.cdiv(self.num_atoms, atoms)
         tiles = self.num_components * (self.padded_values // values)
         rounded = self.flags["PRECISION"]
         # for tf32x3 the matrix units add up no more than a tile of phases
         least = 1 if rounded == "tf32x3" else _shares(self.grid.num_phases, math.prod(shape), rounded)
-        splits = _splits(programs * tiles, self.grid.num_phases // self.grid.tile, self.x.device, least)
+        splits = _splits(programs * tiles, self.grid.num_phases // phases, self.x.device, least)
         out = self.x.new_empty([splits, *shape])
         self.launch(
-            "read_out", (programs, tiles, splits), self.grid.tile,
+            "read_out", (programs, tiles, splits), phases,
             (self.x, t, self.r, self.k, self.dx, dt, self.dr, self.dk, self.weights, self.grid.tile_channel, self.waves.graph,
              out, self.num_atoms, self.grid.num_phases, self.num_channels, self.num_blocks, self.size(t, dt)),
-            NUM_VALUES=self.num_values, VALUES=values,
+            NUM_VALUES=self.num_values, VALUES=values, TILE=self.grid.tile,
         )  # fmt: skip
         return _summed(out)
 
@@ -232,7 +235,8 @@ class _Sums:
                     raise
 
     def tiles_of(self, name: str) -> Tiles:
-        return _TILES[name].get(self.flags["PRECISION"], _TILES[name][""])
+        known = _WIDE if name == "read_out" and self.wide else _TILES[name]
+        return known.get(self.flags["PRECISION"], known[""])
 
     def tile_of_atoms(self, name: str) -> int:
         return min(self.tiles_of(name).atoms, _size(self.num_atoms))

@@ -64,7 +64,7 @@ def report(kernel):
 def main(capability, second, mixed, precision="tf32x3"):
     constants = {
         "NUM_D": 2, "NUM_COMPONENTS": 3 if mixed else 1, "NUM_VALUES": 64, "PADDED_VALUES": 64, "TURNED": mixed,
-        "PRECISION": precision, "SECOND": second, "VALUES": 64, "HALVES": 2, "ITEMS": 32, "TRANSPOSED": True,
+        "PRECISION": precision, "SECOND": second, "VALUES": 64, "TILE": 32, "HALVES": 2, "ITEMS": 32, "TRANSPOSED": True,
         "NATIVE": capability >= 90,
     }  # fmt: skip
     given = {"x", "y", "t", "r", "k", "channels", "rows", "runs", "blocks", "graphs", "source", "out", "by_x", "by_r"}

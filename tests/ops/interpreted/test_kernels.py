@@ -62,6 +62,7 @@ CASES = {
     "one atom": {"num_atoms": 1, "num_values": 1},
     "more than a tile of atoms": {"num_atoms": 66, "num_values": 3},
     "more than a tile of values": {"num_atoms": 5, "num_values": 67, "groups": ((6, 1),)},
+    "tiles of many values": {"num_atoms": 3, "num_values": 70, "groups": ((50, 3),)},
     "more than a tile of phases": {"num_atoms": 3, "num_values": 2, "groups": ((50, 3), (1, 1))},
     "three d": {"num_atoms": 5, "num_values": 4, "num_d": 3},
     "blocks of graphs": {"num_atoms": 5, "num_values": 4, "graph": (0, 0, 2, 2, 3)},
