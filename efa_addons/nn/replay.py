@@ -171,10 +171,24 @@ class _Replays:
     """The recordings of a block, and the calls that may become some."""
 
     def __init__(self, block: nn.Module) -> None:
-        self.parts = list(_parts(block))
+        self.modules = [(kept, name, part) for kept, name, part in _parts(block) if isinstance(part, nn.Module)]
+        tensors = [(kept, name, part) for kept, name, part in _parts(block) if isinstance(part, Tensor)]
+        self.tensors = [(kept, name, part, part.data_ptr()) for kept, name, part in tensors]
         self.calls: dict[_Kind, int] = {}
         self.recordings: dict[_Kind, _Recording | None] = {}  # none where it failed
         self.number = 0
+
+    def hold(self) -> bool:
+        """Whether all that a recording takes for granted is as it was; false for trained parameters and hooks, too."""
+        for kept, name, tensor, address in self.tensors:
+            if kept.get(name) is not tensor or tensor.requires_grad or tensor.data_ptr() != address:
+                return False
+        for kept, name, module in self.modules:
+            if kept.get(name) is not module or module._forward_hooks or module._forward_pre_hooks:
+                return False
+            if module._backward_hooks or module._backward_pre_hooks:
+                return False
+        return True
 
     def of(self, kind: _Kind) -> _Recording | None:
         """That of a kind, which becomes the latest."""
@@ -200,31 +214,12 @@ class _Replays:
 _of: weakref.WeakKeyDictionary[nn.Module, _Replays] = weakref.WeakKeyDictionary()
 
 
-def _parts(block: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any, int]]:
-    """All that a recording takes for granted: modules, parameters, buffers, each where it stands and with its address."""
+def _parts(block: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:
+    """Modules, parameters and buffers of a block, each with where it stands."""
     for part in block.modules():
-        for name, child in part._modules.items():
-            yield part._modules, name, child, 0
-        for kept in (part._parameters, part._buffers):
-            for name, tensor in kept.items():
-                yield kept, name, tensor, 0 if tensor is None else tensor.data_ptr()
-
-
-def _unchanged(parts: list[tuple[dict[str, Any], str, Any, int]]) -> bool:
-    """Also false for trained parameters and hooks, which a recording does not serve."""
-    for kept, name, part, address in parts:
-        if kept.get(name) is not part:
-            return False
-        if isinstance(part, Tensor):
-            if part.requires_grad or part.data_ptr() != address:
-                return False
-        elif part is not None and _has_hooks(part):
-            return False
-    return True
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+        for kept in (part._modules, part._parameters, part._buffers):
+            for name, own in kept.items():
+                yield kept, name, own
 
 
 def _may_serve(block: nn.Module, x: Tensor, batch: Tensor | None, num_graphs: int | None) -> bool:
@@ -253,9 +248,9 @@ def replayed(
     if not _may_serve(block, x, batch, num_graphs):
         return None
     replays = _of.get(block)
-    if replays is None or not _unchanged(replays.parts):
+    if replays is None or not replays.hold():
         replays = _of[block] = _Replays(block)
-        if not _unchanged(replays.parts):
+        if not replays.hold():
             del _of[block]
             return None
     grads = torch.is_grad_enabled()
