@@ -7,7 +7,7 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -53,6 +53,19 @@ def median(run: Run, device: torch.device, repeats: int) -> float:
         if number >= 2:
             times.append(1e3 * (time.perf_counter() - start))
     return statistics.median(times)
+
+
+def medians(runs: Sequence[Run], device: torch.device, repeats: int) -> list[float]:
+    """As `median`, of several in alternation, all of them warm."""
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(repeats):
+        for run, found in zip(runs, times, strict=True):
+            wait(device)
+            start = time.perf_counter()
+            run()
+            wait(device)
+            found.append(1e3 * (time.perf_counter() - start))
+    return [statistics.median(found) for found in times]
 
 
 def wait(device: torch.device) -> None:
