@@ -29,7 +29,7 @@ class Dynamics:
         timestep: fs.
         temperature: K, of the Maxwell-Boltzmann velocities it begins with; without rotation and drift of the whole.
         seeds: of the study, those whose models run; seed 0 alone unless given.
-        variants: of the study, those whose models run; none given: all.
+        hosts, variants: of the study, those whose models run; none given: all.
     """
 
     set: str = "test"
@@ -38,6 +38,7 @@ class Dynamics:
     timestep: float = 0.5
     temperature: float = 300.0
     seeds: tuple[int, ...] = (0,)
+    hosts: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -46,9 +47,9 @@ class Dynamics:
             if not getattr(self, name) > 0:
                 raise EFAError(f"dynamics: {name} must be positive, got {getattr(self, name)}.")
 
-    def wanted(self, variant: str, seed: int) -> bool:
-        """Whether the model of this variant and seed runs."""
-        return seed in self.seeds and variant in (self.variants or (variant,))
+    def wanted(self, host: str, variant: str, seed: int) -> bool:
+        """Whether the model of this host, variant and seed runs."""
+        return seed in self.seeds and host in (self.hosts or (host,)) and variant in (self.variants or (variant,))
 
 
 def nve(calculator: Calculator, atoms: Atoms, settings: Dynamics) -> dict[str, Any]:

@@ -253,6 +253,7 @@ def _base(content: Any, training: TrainingSettings, size: str) -> Base:
 
 def _dynamics(content: Any, variants: Mapping[str, Any], seeds: Sequence[int]) -> Dynamics:
     found = _typed(Dynamics, "dynamics", content)
+    _known("host of dynamics", found.hosts, HOSTS)
     _known("variant of dynamics", found.variants, variants)
     if not {*found.seeds} & {*seeds}:
         raise EFAError(f"dynamics: seeds must be some of the study's {list(seeds)}, got {list(found.seeds)}.")

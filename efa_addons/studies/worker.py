@@ -98,7 +98,7 @@ def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path, forked: bool) 
     further: dict[str, Any] = {}
     if settings["dynamics"] is not None:
         dynamics = Dynamics(**settings["dynamics"])
-        if dynamics.wanted(job.record["variant"], job.record["seed"]):
+        if dynamics.wanted(*(job.record[key] for key in ("host", "variant", "seed"))):
             further["dynamics"] = nve(calculator, cumulene.read(data, dynamics.set)[dynamics.index], dynamics)
     if settings["cost"] is not None:
         further["cost"] = measure(calculator, Cost(**settings["cost"]), elements(data), job.device)

@@ -112,6 +112,7 @@ def test_sizes_change_what_they_name():
         ({"variants": {"EFA 1": {}, "EFA (1)": {}}}, "EFA 1.*EFA \\(1\\).*same folder"),
         ({"variants": {"!": {}}}, "same folder ''"),
         ({"dynamics": {"seeds": [5]}}, "dynamics: seeds.*\\[0, 1\\], got \\[5\\]"),
+        ({"dynamics": {"hosts": ["maze"]}}, "host of dynamics 'maze'.*did you mean 'mace'"),
         ({"dynamics": {"variants": ["with EFB"]}}, "variant of dynamics 'with EFB'"),
         ({"variants": {"base": {}}}, "cannot be called base"),
         ({"sizes": {"huge": {}}}, "huge.*quick"),
