@@ -7,6 +7,7 @@ from importlib import metadata
 
 import torch
 
+from efa_addons.nn import replay
 from efa_addons.ops.backends import PRECISION, VARIABLE, Kind, check, precision, served_by, why_not_triton
 from efa_addons.version import __version__
 
@@ -27,6 +28,7 @@ def report() -> str:
     name, reason = served_by(torch.device("cpu"), torch.float32, traced=True)
     lines.append(f"  {'in traces':<15} {name}: {reason}")
     lines.append(f"products of triton's kernels ({PRECISION}): {precision()}")
+    lines.append(f"blocks of an inference on a GPU ({replay.VARIABLE}): {'replayed' if replay.wanted() else 'launched'}")
     for number in range(torch.cuda.device_count()):
         lines += checks(torch.device("cuda", number))
     return "\n".join(lines)

@@ -24,7 +24,7 @@ from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from efa_addons.distributed import spread
-from efa_addons.errors import EFAWarning
+from efa_addons.errors import EFAWarning, unknown_names
 from efa_addons.ops import backends
 from efa_addons.ops.tracing import tracing
 
@@ -222,11 +222,23 @@ def _parts(block: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:
                 yield kept, name, own
 
 
+def wanted() -> bool:
+    """Whether blocks may be recorded at all: EFA_ADDONS_CUDA_GRAPHS is 1 (or not set) or 0.
+
+    Raises:
+        EFAError: it is something else.
+    """
+    given = os.environ.get(VARIABLE) or "1"
+    if given not in ("0", "1"):
+        raise unknown_names(VARIABLE, [given], ("0", "1"))
+    return given == "1"
+
+
 def _may_serve(block: nn.Module, x: Tensor, batch: Tensor | None, num_graphs: int | None) -> bool:
     """Whether this call could be a replay, by what costs little to ask."""
     if x.device.type not in _ON or tracing() or block.training or x.dim() != 2 or not 0 < x.shape[0] <= _MOST_ATOMS:
         return False
-    if (batch is not None and num_graphs is None) or spread() or os.environ.get(VARIABLE) == "0":
+    if (batch is not None and num_graphs is None) or spread() or not wanted():
         return False
     if torch.is_inference_mode_enabled() or _get_current_dispatch_mode() is not None:
         return False

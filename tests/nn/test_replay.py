@@ -11,7 +11,7 @@ import pytest
 import torch
 from gpu_support import gpu
 
-from efa_addons import EFABlock, EFAConfig, EFAWarning
+from efa_addons import EFABlock, EFAConfig, EFAError, EFAWarning
 from efa_addons.nn import replay
 from efa_addons.ops.backends import interpreted
 
@@ -226,6 +226,9 @@ def test_what_is_not_recorded(block, monkeypatch):
     hook.remove()
     monkeypatch.setenv(replay.VARIABLE, "0")
     assert calls() == 0
+    monkeypatch.setenv(replay.VARIABLE, "no")
+    with pytest.raises(EFAError, match="EFA_ADDONS_CUDA_GRAPHS 'no'; known: 0, 1"):
+        calls()
     monkeypatch.delenv(replay.VARIABLE)
     monkeypatch.setattr(replay, "_MOST_ATOMS", 8)
     assert calls() == 0
