@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 import torch
-from gpu_support import gpu
+from gpu_support import gpu, recordings
 
 from efa_addons import EFABlock, EFAConfig, EFAError, EFAWarning
 from efa_addons.nn import replay
@@ -19,34 +19,9 @@ CONFIG = EFAConfig(max_length=20.0, num_features_qk=4, num_features_v=4, mlp_fea
 IRREPS = "8x0e+8x1o"
 
 
-class Again:
-    """Stands for a CUDA graph: runs what was recorded again, into the same tensors."""
-
-    count = 0
-
-    def __init__(self, run, before=None):
-        self.run = run
-        found = run()
-        self.results = found.detach().clone() if isinstance(found, torch.Tensor) else tuple(part.clone() for part in found)
-        self.kept = self.results
-
-    def replay(self):
-        Again.count += 1
-        with torch.enable_grad():
-            found = self.run()
-        pairs = [(self.kept, found)] if isinstance(found, torch.Tensor) else zip(self.kept, found, strict=True)
-        with torch.no_grad():
-            for kept, new in pairs:
-                kept.copy_(new)
-
-
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=gpu)])
 def device(request, monkeypatch):
-    if request.param == "cpu":
-        monkeypatch.setattr(replay, "_ON", ("cpu",))
-        monkeypatch.setattr(replay, "_Graph", Again)
-        monkeypatch.setattr(replay, "_warm_up", lambda run, device: run())
-    monkeypatch.delenv(replay.VARIABLE, raising=False)
+    recordings(monkeypatch, request.param)
     return request.param
 
 
