@@ -32,7 +32,7 @@ VARIABLE = "EFA_ADDONS_CUDA_GRAPHS"
 _ON = ("cuda",)
 _CALLS = 3  # of the same kind before one is recorded: kernels are compiled and checked by then
 _KEPT = 4  # recordings of a block; the one that was not used for longest makes room
-_MOST_ATOMS = 20_000  # beyond, launching is no longer what takes the time, and memory would be kept
+_MOST_ATOMS = 10_000  # beyond, launching is no longer what takes the time, and memory would be kept
 
 Compute = Callable[[Tensor, Tensor, "Tensor | None", "int | None"], Tensor]
 
@@ -155,14 +155,17 @@ class _Replay(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, positions, batch = ctx.saved_tensors
         recording, number, compute, num_graphs = ctx.others
-        if not torch.is_grad_enabled():
+        if not (torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad)):  # of is_grads_batched
             return *recording.gradients(grad, x, positions, batch, number), None, None, None, None, None
-        x, positions = x.view_as(x), positions.view_as(positions)  # features may depend on positions: not by this way
+        with torch.enable_grad():
+            x, positions = x.view_as(x), positions.view_as(positions)  # features may depend on positions: not by this way
         wanted = [given for given, needed in zip((x, positions), ctx.needs_input_grad, strict=False) if needed]
-        out = compute(x, positions, batch, num_graphs)
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            out = compute(x, positions, batch, num_graphs)
         if not out.requires_grad:
             return (None,) * 7
-        found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True, allow_unused=True))
+        found = iter(torch.autograd.grad(out, wanted, grad, create_graph=again, allow_unused=True))
         by_x, by_positions = (next(found) if needed else None for needed in ctx.needs_input_grad[:2])
         return by_x, by_positions, None, None, None, None, None
 
@@ -241,6 +244,8 @@ def _may_serve(block: nn.Module, x: Tensor, batch: Tensor | None, num_graphs: in
     if (batch is not None and num_graphs is None) or spread() or not wanted():
         return False
     if torch.is_inference_mode_enabled() or _get_current_dispatch_mode() is not None:
+        return False
+    if torch._C._are_functorch_transforms_active():  # vmap and others, whose tensors cannot be copied into ours
         return False
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         return False

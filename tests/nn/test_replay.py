@@ -13,7 +13,7 @@ from gpu_support import gpu, recordings
 
 from efa_addons import EFABlock, EFAConfig, EFAError, EFAWarning
 from efa_addons.nn import replay
-from efa_addons.ops.backends import interpreted
+from efa_addons.ops.backends import backend, interpreted
 
 CONFIG = EFAConfig(max_length=20.0, num_features_qk=4, num_features_v=4, mlp_features=8, lebedev_num=26, method="quadrature")
 IRREPS = "8x0e+8x1o"
@@ -114,6 +114,20 @@ def test_second_derivatives(block):
         x, positions, batch, num_graphs = structure(block, 1)
         (first,) = torch.autograd.grad(compute(x, positions, batch, num_graphs).square().sum(), positions, create_graph=True)
         found.append(torch.autograd.grad(first.square().sum(), positions))
+    same(*found)
+
+
+def test_many_gradients_at_once(block):
+    """As MACE's Hessians are made: the back ends that take part in vmap do so recorded, too."""
+    warm(block)
+    with backend("plain"):
+        warm(block)
+        found = []
+        for compute in (block, block.residual):
+            x, positions, batch, num_graphs = structure(block, 1)
+            out = compute(x, positions, batch, num_graphs)
+            directions = torch.stack([torch.ones_like(out), out.detach()])
+            found.append(torch.autograd.grad(out, positions, directions, is_grads_batched=True))
     same(*found)
 
 
