@@ -33,10 +33,10 @@ def waits(run: Callable[[], object]) -> int:
 class _Again:
     """Stands for a CUDA graph: runs what was recorded again, into the same tensors."""
 
-    def __init__(self, run, before=None):
+    def __init__(self, run, device, before=None):
         self.run = run
         found = run()
-        self.results = found.detach().clone() if isinstance(found, torch.Tensor) else tuple(part.clone() for part in found)
+        self.results = found.detach().clone() if isinstance(found, torch.Tensor) else tuple(map(_copied, found))
         self.kept = self.results
 
     def replay(self):
@@ -45,7 +45,12 @@ class _Again:
         pairs = [(self.kept, found)] if isinstance(found, torch.Tensor) else zip(self.kept, found, strict=True)
         with torch.no_grad():
             for kept, new in pairs:
-                kept.copy_(new)
+                if new is not None:
+                    kept.copy_(new)
+
+
+def _copied(x):
+    return None if x is None else x.clone()
 
 
 def recordings(monkeypatch: pytest.MonkeyPatch, device: str) -> None:

@@ -2,8 +2,8 @@
 
 A block that was called a few times with tensors of the same shapes (as in molecular dynamics) is recorded, forward and backward
 pass, and from then on replayed. Recorded are blocks whose parameters are not trained, outside of traces, of captures by others,
-of autocast and of inference mode, without hooks, and for structures that a GPU has soon done. A derivative of a derivative is
-computed without the recording, as are calls of other shapes. `EFA_ADDONS_CUDA_GRAPHS=0` switches it off.
+of autocast, inference mode and transforms, without hooks, and for structures that a GPU has soon done. A derivative of a
+derivative is computed without the recording, as are calls of other shapes. `EFA_ADDONS_CUDA_GRAPHS=0` switches it off.
 
 What is recorded lives in memory of its own, which the next call overwrites; results are copies. A backward pass that comes
 after another call of the block, or for the second time, first replays its own forward pass again.
@@ -11,11 +11,12 @@ after another call of the block, or for the second time, first replays its own f
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from efa_addons.distributed import spread
-from efa_addons.errors import EFAWarning, unknown_names
+from efa_addons.errors import EFAError, EFAWarning, unknown_names
 from efa_addons.ops import backends
 from efa_addons.ops.tracing import tracing
 
@@ -32,6 +33,7 @@ VARIABLE = "EFA_ADDONS_CUDA_GRAPHS"
 _ON = ("cuda",)
 _CALLS = 3  # of the same kind before one is recorded: kernels are compiled and checked by then
 _KEPT = 4  # recordings of a block; the one that was not used for longest makes room
+_GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks")
 _MOST_ATOMS = 10_000  # beyond, launching is no longer what takes the time, and memory would be kept
 
 Compute = Callable[[Tensor, Tensor, "Tensor | None", "int | None"], Tensor]
@@ -45,16 +47,18 @@ class _Kind(NamedTuple):
     device: torch.device
     stream: int
     num_graphs: int | None
-    back_end: tuple[str, str]
+    settings: tuple[Any, ...]  # back end, precisions: what else decides on the numbers
 
 
 class _Graph:
     """A function without arguments as a CUDA graph. `results` are the same tensors in every replay."""
 
-    def __init__(self, run: Callable[[], Any], before: _Graph | None = None) -> None:
+    def __init__(self, run: Callable[[], Any], device: torch.device, before: _Graph | None = None) -> None:
         self._graph = torch.cuda.CUDAGraph()
+        # graphs that share memory are captured on the same stream, and torch's own is that of the first device it was used on
+        self._stream: torch.cuda.Stream = torch.cuda.Stream(device) if before is None else before._stream
         pool = None if before is None else before._graph.pool()
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
             self.results = run()
 
     def replay(self) -> None:
@@ -73,7 +77,10 @@ def _warm_up(run: Callable[[], Any], device: torch.device) -> None:
 class _Recording:
     """One kind of call of a block: the tensors that it reads and writes, its graphs, and whose values they hold."""
 
-    def __init__(self, compute: Compute, x: Tensor, positions: Tensor, batch: Tensor | None, kind: _Kind) -> None:
+    def __init__(
+        self, compute: Compute, x: Tensor, positions: Tensor, batch: Tensor | None, kind: _Kind, weights: list[Tensor]
+    ) -> None:
+        self.weights = [weight.detach() for weight in weights]  # whose memory the graphs read
         self.x = x.detach().clone().requires_grad_(kind.needs_grad[0])
         self.positions = positions.detach().clone().requires_grad_(kind.needs_grad[1])
         self.batch = None if batch is None else batch.clone()
@@ -102,10 +109,10 @@ class _Recording:
                     backward()
 
             _warm_up(both, kind.device)
-            self._forward = _Graph(forward)
+            self._forward = _Graph(forward, kind.device)
             self.out = self._forward.results.detach()
             if self.inputs:
-                self._backward = _Graph(backward, self._forward)
+                self._backward = _Graph(backward, kind.device, self._forward)
         self._forward.results = None
 
     def _run(self, x: Tensor, positions: Tensor, batch: Tensor | None, number: int) -> None:
@@ -139,59 +146,92 @@ class _Recording:
         return by_x, by_positions
 
 
+class _Call(NamedTuple):
+    """What a backward pass has to know of its forward pass."""
+
+    recording: _Recording
+    number: int
+    compute: Compute
+    num_graphs: int | None
+    replays: _Replays
+    stamp: int
+    chosen: str
+
+
 class _Replay(torch.autograd.Function):
     """A call of a block by its recording."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, positions: Tensor, batch: Tensor | None, recording: _Recording, number: int, compute: Compute,
-        num_graphs: int | None,
-    ) -> Tensor:  # fmt: skip
+    def forward(ctx: Any, x: Tensor, positions: Tensor, batch: Tensor | None, call: _Call) -> Tensor:
         ctx.save_for_backward(x, positions, batch)
-        ctx.others = recording, number, compute, num_graphs
-        return recording.output(x, positions, batch, number)
+        ctx.call = call
+        return call.recording.output(x, positions, batch, call.number)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, positions, batch = ctx.saved_tensors
-        recording, number, compute, num_graphs = ctx.others
-        if not (torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad)):  # of is_grads_batched
-            return *recording.gradients(grad, x, positions, batch, number), None, None, None, None, None
-        with torch.enable_grad():
-            x, positions = x.view_as(x), positions.view_as(positions)  # features may depend on positions: not by this way
-        wanted = [given for given, needed in zip((x, positions), ctx.needs_input_grad, strict=False) if needed]
+        call: _Call = ctx.call
+        if call.replays.stamp() != call.stamp:
+            raise EFAError(
+                "weights of EFA were changed in place between a forward pass and its backward pass: call the model again."
+            )
         again = torch.is_grad_enabled()
-        with torch.enable_grad():
-            out = compute(x, positions, batch, num_graphs)
+        if not again and not _batched(grad):
+            return *call.recording.gradients(grad, x, positions, batch, call.number), None, None
+        if not call.replays.hold():
+            raise EFAError("a block of EFA was changed between a forward pass and its backward pass: call the model again.")
+        with torch.enable_grad(), backends.backend(call.chosen):
+            x, positions = x.view_as(x), positions.view_as(positions)  # features may depend on positions: not by this way
+            out = call.compute(x, positions, batch, call.num_graphs)
         if not out.requires_grad:
-            return (None,) * 7
+            return None, None, None, None
+        wanted = [given for given, needed in zip((x, positions), ctx.needs_input_grad, strict=False) if needed]
         found = iter(torch.autograd.grad(out, wanted, grad, create_graph=again, allow_unused=True))
         by_x, by_positions = (next(found) if needed else None for needed in ctx.needs_input_grad[:2])
-        return by_x, by_positions, None, None, None, None, None
+        return by_x, by_positions, None, None
+
+
+def _batched(x: Tensor) -> bool:
+    """Many at once (is_grads_batched, torch.vmap), which cannot be copied into one."""
+    return torch._C._functorch.is_batchedtensor(x) or torch._C._functorch.is_legacy_batchedtensor(x)
 
 
 class _Replays:
     """The recordings of a block, and the calls that may become some."""
 
     def __init__(self, block: nn.Module) -> None:
-        self.modules = [(kept, name, part) for kept, name, part in _parts(block) if isinstance(part, nn.Module)]
-        tensors = [(kept, name, part) for kept, name, part in _parts(block) if isinstance(part, Tensor)]
-        self.tensors = [(kept, name, part, part.data_ptr()) for kept, name, part in tensors]
+        parts = list(block.modules())
+        registers: list[dict[str, Any]] = [each for part in parts for each in (part._modules, part._parameters, part._buffers)]
+        self.sizes = [(register, len(register)) for register in registers]
+        self.entries = [(register, name, own) for register in registers for name, own in register.items()]
+        self.tensors = [(own, own.data_ptr()) for _, _, own in self.entries if isinstance(own, Tensor)]
+        self.options = [(vars(part), _options(part)) for part in parts if part is not block]
+        self.modules = [part for part in parts if part is not block]
         self.calls: dict[_Kind, int] = {}
-        self.recordings: dict[_Kind, _Recording | None] = {}  # none where it failed
-        self.number = 0
+        self.recordings: dict[_Kind, _Recording] = {}
+        self.recorded: dict[_Kind, int] = {}  # how often
+        self.failed: set[_Kind] = set()
+        self.numbers = itertools.count(1)
 
     def hold(self) -> bool:
         """Whether all that a recording takes for granted is as it was; false for trained parameters and hooks, too."""
-        for kept, name, tensor, address in self.tensors:
-            if kept.get(name) is not tensor or tensor.requires_grad or tensor.data_ptr() != address:
+        if any(len(register) != size for register, size in self.sizes):
+            return False
+        for register, name, own in self.entries:
+            if register.get(name) is not own:
                 return False
-        for kept, name, module in self.modules:
-            if kept.get(name) is not module or module._forward_hooks or module._forward_pre_hooks:
+        for tensor, address in self.tensors:
+            if tensor.requires_grad or tensor.data_ptr() != address or tensor.is_inference():
                 return False
-            if module._backward_hooks or module._backward_pre_hooks:
-                return False
-        return True
+        for attributes, options in self.options:
+            for name, value in options:
+                if attributes.get(name) != value:
+                    return False
+        return not any(_has_hooks(module) for module in self.modules)
+
+    def stamp(self) -> int:
+        """Another one once a tensor was changed in place."""
+        return sum(tensor._version for tensor, _ in self.tensors)
 
     def of(self, kind: _Kind) -> _Recording | None:
         """That of a kind, which becomes the latest."""
@@ -200,29 +240,39 @@ class _Replays:
         return self.recordings.get(kind)
 
     def due(self, kind: _Kind) -> bool:
-        """Whether this call is to be recorded."""
-        if kind in self.recordings:
+        """Whether this call is to be recorded: the more often its kind was and had to make room for others, the later."""
+        if kind in self.failed:
             return False
         if len(self.calls) > 1000:  # of ever new shapes
             self.calls.clear()
         self.calls[kind] = self.calls.get(kind, 0) + 1
-        return self.calls[kind] > _CALLS
+        return self.calls[kind] > _CALLS * 8 ** self.recorded.get(kind, 0)
 
     def keep(self, kind: _Kind, recording: _Recording | None) -> None:
+        self.calls.pop(kind, None)
+        if recording is None:
+            self.failed.add(kind)
+            return
+        self.recorded[kind] = self.recorded.get(kind, 0) + 1
         self.recordings[kind] = recording
         while len(self.recordings) > _KEPT:
             self.recordings.pop(next(iter(self.recordings)))
 
 
+def _options(module: nn.Module) -> list[tuple[str, Any]]:
+    """Its plain attributes, but for what it remembers of its warnings."""
+    plain = (bool, int, float, str, type(None))
+    return [(name, value) for name, value in vars(module).items() if type(value) in plain and not name.startswith("_warned")]
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+
+
 _of: weakref.WeakKeyDictionary[nn.Module, _Replays] = weakref.WeakKeyDictionary()
 
 
-def _parts(block: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:
-    """Modules, parameters and buffers of a block, each with where it stands."""
-    for part in block.modules():
-        for kept in (part._modules, part._parameters, part._buffers):
-            for name, own in kept.items():
-                yield kept, name, own
+_recording = threading.Lock()  # one at a time
 
 
 def wanted() -> bool:
@@ -237,21 +287,32 @@ def wanted() -> bool:
     return given == "1"
 
 
-def _may_serve(block: nn.Module, x: Tensor, batch: Tensor | None, num_graphs: int | None) -> bool:
+def _may_serve(x: Tensor, batch: Tensor | None, num_graphs: int | None) -> bool:
     """Whether this call could be a replay, by what costs little to ask."""
-    if x.device.type not in _ON or tracing() or block.training or x.dim() != 2 or not 0 < x.shape[0] <= _MOST_ATOMS:
+    if x.device.type not in _ON or tracing() or torch.jit.is_tracing() or x.dim() != 2 or not 0 < x.shape[0] <= _MOST_ATOMS:
         return False
     if (batch is not None and num_graphs is None) or spread() or not wanted():
         return False
     if torch.is_inference_mode_enabled() or _get_current_dispatch_mode() is not None:
         return False
-    if torch._C._are_functorch_transforms_active():  # vmap and others, whose tensors cannot be copied into ours
+    # vmap and others, whose tensors cannot be copied into ours
+    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
         return False
-    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+    if any(getattr(torch_module, hooks) for hooks in _GLOBAL_HOOKS):
         return False
-    if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if x.device.type == "cuda" and (torch.cuda.current_device() != x.device.index or torch.cuda.is_current_stream_capturing()):
         return False
     return not torch.is_autocast_enabled(x.device.type)
+
+
+def _settings() -> tuple[Any, ...]:
+    """What decides on numbers beside the arguments."""
+    return (
+        *backends.state(),
+        torch.get_float32_matmul_precision(),
+        getattr(torch.backends.cuda.matmul, "fp32_precision", None),
+        torch.are_deterministic_algorithms_enabled(),
+    )
 
 
 def replayed(
@@ -262,7 +323,7 @@ def replayed(
     Args:
         block: whose parameters and buffers `compute` uses, and no others.
     """
-    if not _may_serve(block, x, batch, num_graphs):
+    if not _may_serve(x, batch, num_graphs):
         return None
     replays = _of.get(block)
     if replays is None or not replays.hold():
@@ -277,30 +338,38 @@ def replayed(
         x.device,
         torch.cuda.current_stream(x.device).cuda_stream if x.device.type == "cuda" else 0,
         num_graphs,
-        (backends.choice(), backends.precision()),
+        _settings(),
     )
     recording = replays.of(kind)
     if recording is None:
         if not replays.due(kind):
             return None
-        recording = _recorded(compute, x, positions, batch, kind)
-        replays.keep(kind, recording)
+        with _recording:
+            recording = replays.of(kind) or _recorded(replays, compute, x, positions, batch, kind)
         if recording is None:
             return None
-    replays.number += 1
-    return _Replay.apply(x, positions, batch, recording, replays.number, compute, num_graphs)
+    call = _Call(recording, next(replays.numbers), compute, num_graphs, replays, replays.stamp(), backends.state()[0])
+    return _Replay.apply(x, positions, batch, call)
 
 
-def _recorded(compute: Compute, x: Tensor, positions: Tensor, batch: Tensor | None, kind: _Kind) -> _Recording | None:
+def _recorded(
+    replays: _Replays, compute: Compute, x: Tensor, positions: Tensor, batch: Tensor | None, kind: _Kind
+) -> _Recording | None:
+    stream = torch.cuda.current_stream(kind.device) if kind.device.type == "cuda" else None
+    recording = None
     try:
-        return _Recording(compute, x, positions, batch, kind)
-    except torch.OutOfMemoryError:
-        return None
-    except RuntimeError as error:
-        warnings.warn(
-            f"a block of EFA was not recorded as a CUDA graph ({str(error).splitlines()[0][:200]}): it is computed as before, "
-            f"in more time. {VARIABLE}=0 keeps it from being tried.",
-            EFAWarning,
-            stacklevel=2,
-        )
-        return None
+        recording = _Recording(compute, x, positions, batch, kind, [tensor for tensor, _ in replays.tensors])
+    except EFAError:
+        raise
+    except Exception as error:  # of any driver or compiler: what is computed otherwise must not fail for this
+        if stream is not None:
+            torch.cuda.set_stream(stream)  # a capture that fails may leave its own
+        if not isinstance(error, torch.OutOfMemoryError):
+            warnings.warn(
+                f"a block of EFA was not recorded as a CUDA graph ({type(error).__name__}: {str(error)[:200]}): it is computed "
+                f"as before, in more time. {VARIABLE}=0 keeps it from being tried.",
+                EFAWarning,
+                stacklevel=3,
+            )
+    replays.keep(kind, recording)
+    return recording

@@ -48,6 +48,11 @@ def choice() -> str:
     return "node" if _chosen in ("chunked", "triton") else "plain"
 
 
+def state() -> tuple[str, str, int]:
+    """What is asked for, as a back end and as products of kernels, and how many kinds of calls were given up."""
+    return _chosen, precision(), sum(map(bool, _found.values()))
+
+
 @contextlib.contextmanager
 def backend(name: str) -> Iterator[None]:
     """Within it the sums are carried out as `name` says; otherwise as the environment variable EFA_ADDONS_BACKEND does.

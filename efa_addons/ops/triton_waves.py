@@ -321,7 +321,7 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache  # CUDA graphs read these tables again: they must not go
 def _grid(directions: tuple[int, ...], channels: tuple[int, ...], num_d: int, device: torch.device) -> Grid:
     """Made once for a grid."""
     counts = [in_group for in_group, width in zip(directions, channels, strict=True) for _ in range(width)]

@@ -5,6 +5,7 @@ import copy
 import gc
 import pickle
 import threading
+import warnings
 import weakref
 
 import pytest
@@ -58,6 +59,14 @@ def recorded(block):
     return [kept for kept in replay._of[block].recordings.values() if kept is not None] if block in replay._of else []
 
 
+@pytest.fixture
+def counted(monkeypatch):
+    """Grows by one with each replay of a forward pass, and of one before a backward pass."""
+    counts, run = [], replay._Recording._run
+    monkeypatch.setattr(replay._Recording, "_run", lambda *given: (counts.append(1), run(*given)))
+    return counts
+
+
 def warm(block, seed=0, **sizes):
     """Until the block is recorded."""
     for _ in range(replay._CALLS + 1):
@@ -65,13 +74,13 @@ def warm(block, seed=0, **sizes):
     assert recorded(block)
 
 
-def test_the_same_numbers(block):
+def test_the_same_numbers(block, counted):
     warm(block)
     (one,) = recorded(block)
-    before = one._forward, one._backward
+    del counted[:]
     for seed in range(3):
         same(results(block, *structure(block, seed)), results(block, *structure(block, seed), block.residual))
-    assert recorded(block) == [one] and (one._forward, one._backward) == before
+    assert recorded(block) == [one] and len(counted) == 3
 
 
 def test_results_are_no_ones_memory(block):
@@ -83,14 +92,16 @@ def test_results_are_no_ones_memory(block):
     assert all(torch.equal(value, copied) for value, copied in zip(first, kept, strict=True))
 
 
-def test_backward_passes_in_any_order(block):
+def test_backward_passes_in_any_order(block, counted):
     """The second call overwrites what the first left; one of them goes backward twice."""
     warm(block)
+    del counted[:]
     expected = [results(block, *structure(block, seed), block.residual)[1] for seed in (1, 2)]
     given = [structure(block, seed) for seed in (1, 2)]
     losses = [block(*arguments).square().sum() for arguments in given]
     found = [torch.autograd.grad(losses[n], given[n][1], retain_graph=True)[0] for n in (0, 1, 1, 0)]
     same(found, [expected[n] for n in (0, 1, 1, 0)])
+    assert len(counted) == 2 + 4  # all four find what is not their own, or used up
 
 
 def test_a_block_that_serves_two_layers(block):
@@ -118,7 +129,7 @@ def test_second_derivatives(block):
 
 
 def test_many_gradients_at_once(block):
-    """As MACE's Hessians are made: the back ends that take part in vmap do so recorded, too."""
+    """Back ends that take part in vmap do so in recorded blocks, too."""
     warm(block)
     with backend("plain"):
         warm(block)
@@ -127,7 +138,10 @@ def test_many_gradients_at_once(block):
             x, positions, batch, num_graphs = structure(block, 1)
             out = compute(x, positions, batch, num_graphs)
             directions = torch.stack([torch.ones_like(out), out.detach()])
-            found.append(torch.autograd.grad(out, positions, directions, is_grads_batched=True))
+            found.append(torch.autograd.grad(out, positions, directions, retain_graph=True, is_grads_batched=True))
+            found[-1] += (
+                torch.vmap(lambda d, o=out, p=positions: torch.autograd.grad(o, p, d, retain_graph=True)[0])(directions),
+            )
     same(*found)
 
 
@@ -149,16 +163,17 @@ def test_positions_alone(block):
     assert len(recorded(block)) == 1
 
 
-def test_an_emulated_first_layer(device, randomized):
-    """Its output does not depend on what needs gradients."""
-    block = randomized(EFABlock(IRREPS, IRREPS, CONFIG.replace(emulate=True))).to(device).eval().requires_grad_(False)
+def test_emulated(device, randomized):
+    """It does not depend on positions and, as a first layer, on nothing that needs gradients."""
+    block = randomized(EFABlock(IRREPS, IRREPS, CONFIG.replace(emulate=True))).to(device).requires_grad_(False)
     for seed in range(replay._CALLS + 2):
         x, positions, batch, num_graphs = structure(block, seed)
+        same(*(results(block, x, positions, batch, num_graphs, compute) for compute in (block, block.residual)))
         out = block(x.detach(), positions, batch, num_graphs)
         same([out], [block.residual(x.detach(), positions, batch, num_graphs)])
         total = out.sum() + positions.square().sum()
         same(torch.autograd.grad(total, positions), [2 * positions])
-    assert len(recorded(block)) == 1
+    assert len(recorded(block)) == 2
 
 
 def test_other_shapes_and_graphs(block):
@@ -182,9 +197,14 @@ def test_new_sizes_are_not_recorded(block):
     assert not recorded(block)
 
 
-@pytest.mark.parametrize("change", ["values", "parameter", "module", "dtype"])
-def test_changed_blocks(block, change):
+CHANGES = ["values", "parameter", "module", "one more", "option", "dtype"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_blocks(block, change, counted):
+    """Other values are seen; for all else what was recorded is of no use."""
     warm(block)
+    del counted[:]
     with torch.no_grad():
         if change == "values":
             block.out.weight.mul_(2.0)
@@ -193,21 +213,78 @@ def test_changed_blocks(block, change):
         elif change == "module":
             block.mlp[0] = copy.deepcopy(block.mlp[0])
             block.mlp[0].weight.mul_(2.0)
+        elif change == "one more":
+            block.mlp.append(torch.nn.Tanh())
+        elif change == "option":
+            block.attention.include_self = False
         else:
             block.double()
     given = structure(block, 1)
     same(results(block, *given), results(block, *given, block.residual))
+    assert len(counted) == (change == "values")
 
 
-def test_what_is_not_recorded(block, monkeypatch):
-    def calls(run=None, **changes):
+def test_weights_changed_before_the_backward_pass(block):
+    warm(block)
+    given = structure(block, 1)
+    loss = block(*given).sum()
+    with torch.no_grad():
+        block.out.weight.mul_(2.0)
+    with pytest.raises(EFAError, match="weights of EFA were changed in place between"):
+        torch.autograd.grad(loss, given[1])
+
+
+def test_weights_replaced_before_the_backward_pass(block):
+    """The first derivative is that of the weights of the forward pass; what would have to be computed again is an error."""
+    warm(block)
+    given = structure(block, 1)
+    (expected,) = torch.autograd.grad(block.residual(*given).sum(), given[1], retain_graph=True)
+    for again in (False, True):
+        warm(block)
+        loss = block(*given).sum()
+        before = block.out.weight
+        block.out.weight = torch.nn.Parameter(2.0 * before, requires_grad=False)
+        results(block, *structure(block, 2))
+        if again:
+            with pytest.raises(EFAError, match="block of EFA was changed between"):
+                torch.autograd.grad(loss, given[1], create_graph=True)
+        else:
+            same(torch.autograd.grad(loss, given[1], retain_graph=True), [expected])
+        block.out.weight = before
+
+
+def test_other_back_ends_and_precisions(block, counted):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(before)  # which says of TF32 what was not said before
+    warm(block)
+    del counted[:]
+    try:
+        for name in ("plain", "chunked"):
+            with backend(name):
+                results(block, *structure(block, 1))
+        torch.set_float32_matmul_precision("high")
+        results(block, *structure(block, 1))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert not counted
+    results(block, *structure(block, 1))
+    assert counted
+    with backend("plain"):
+        warm(block)
+        x, positions, batch, num_graphs = structure(block, 1)
+        out = block(x, positions, batch, num_graphs).square().sum()
+    for _ in range(3):  # as it began
+        (out,) = torch.autograd.grad(out, positions, create_graph=True)
+        out = out.square().sum()
+
+
+def test_what_is_not_recorded(block, monkeypatch, counted):
+    def calls(run=None):
         for _ in range(replay._CALLS + 3):
             run() if run else results(block, *structure(block, 0))
         return len(recorded(block))
 
-    block.train()
-    assert calls() == 0
-    block.eval().requires_grad_(True)
+    block.requires_grad_(True)
     assert calls() == 0
     block.requires_grad_(False)
     hook = block.attention.register_forward_hook(lambda *given: None)
@@ -224,12 +301,39 @@ def test_what_is_not_recorded(block, monkeypatch):
     monkeypatch.setattr(replay, "_MOST_ATOMS", 9)
     with torch.inference_mode():
         assert calls(lambda: block(*(part.detach() if torch.is_tensor(part) else part for part in structure(block, 0)))) == 0
+    with torch.autocast(next(block.parameters()).device.type, dtype=torch.bfloat16):
+        assert calls() == 0
     assert calls() == 1
+
+    del counted[:]
     seen = []
     hook = block.attention.register_forward_hook(lambda *given: seen.append(1))
     results(block, *structure(block, 0))
     hook.remove()
-    assert seen == [1]
+    assert seen == [1] and not counted
+
+
+def test_traces_hold_no_recording(block, counted):
+    """They would repeat one result for ever."""
+    with backend("plain"):  # the others cannot be traced
+        warm(block)
+        x, positions, batch, _ = (part.detach() if torch.is_tensor(part) else part for part in structure(block, 1))
+        del counted[:]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(lambda x, r: block(x, r, batch, 2), (x, positions), check_trace=False)
+        assert not counted
+        same([traced(2 * x, positions)], [block.residual(2 * x, positions, batch, 2)])
+
+
+def test_kinds_that_take_turns_are_not_recorded_over_and_over(block, monkeypatch):
+    made = []
+    monkeypatch.setattr(replay, "_recorded", lambda *given, make=replay._recorded: (made.append(1), make(*given))[1])
+    kinds = range(5, 5 + replay._KEPT + 1)
+    for _ in range(3 * replay._CALLS):
+        for num_atoms in kinds:
+            results(block, *structure(block, 0, num_atoms=num_atoms))
+    assert len(made) == len(kinds) and len(recorded(block)) == replay._KEPT
 
 
 def test_a_failure_is_a_warning_and_computed(block, monkeypatch):
@@ -240,7 +344,7 @@ def test_a_failure_is_a_warning_and_computed(block, monkeypatch):
     for _ in range(replay._CALLS):
         results(block, *structure(block, 0))
     given = structure(block, 1)
-    with pytest.warns(EFAWarning, match="not recorded as a CUDA graph .no capture here"):
+    with pytest.warns(EFAWarning, match="not recorded as a CUDA graph .RuntimeError: no capture here"):
         found = results(block, *given)
     same(found, results(block, *given, block.residual))
     same(results(block, *given), found)  # and not tried again
@@ -266,14 +370,17 @@ def test_recordings_go_with_their_block(randomized):
     assert gone() is None
 
 
-def test_widths_are_still_watched(block):
+def test_widths_are_still_watched(block, monkeypatch):
     warm(block)
+    watched, watch = [], block.attention.watch
+    monkeypatch.setattr(block.attention, "watch", lambda *given: (watched.append(1), watch(*given)))
     x, positions, batch, num_graphs = structure(block, 1)
     with pytest.warns(EFAWarning, match="wide, EFA was set up for max_length=20.00"):
         for _ in range(40):
             block(x, 20 * positions, batch, num_graphs)
             if positions.is_cuda:
                 torch.cuda.synchronize()
+    assert len(watched) == 40
 
 
 def test_threads(block):
