@@ -208,7 +208,7 @@ class Study:
             literature=tuple(content.get("literature", ())),
             host_training=_host_training(content.get("host_training", {}), training),
             base=base,
-            dynamics=_dynamics(content["dynamics"], content["variants"], seeds) if content.get("dynamics") else None,
+            dynamics=_dynamics(content["dynamics"], hosts, content["variants"], seeds) if content.get("dynamics") else None,
             cost=_typed(Cost, "cost", content["cost"]) if content.get("cost") else None,
         )
 
@@ -251,9 +251,9 @@ def _base(content: Any, training: TrainingSettings, size: str) -> Base:
     )
 
 
-def _dynamics(content: Any, variants: Mapping[str, Any], seeds: Sequence[int]) -> Dynamics:
+def _dynamics(content: Any, hosts: Sequence[str], variants: Mapping[str, Any], seeds: Sequence[int]) -> Dynamics:
     found = _typed(Dynamics, "dynamics", content)
-    _known("host of dynamics", found.hosts, HOSTS)
+    _known("host of dynamics", found.hosts, hosts)
     _known("variant of dynamics", found.variants, variants)
     if not {*found.seeds} & {*seeds}:
         raise EFAError(f"dynamics: seeds must be some of the study's {list(seeds)}, got {list(found.seeds)}.")

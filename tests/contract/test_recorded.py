@@ -39,3 +39,25 @@ def test_molecular_dynamics(host, name, device, monkeypatch):
             for value, reference in zip(found, expected, strict=True):
                 assert (value - reference).norm() <= 1e-5 * reference.norm() + 1e-6
     assert blocks and all(block in replay._of and any(replay._of[block].recordings.values()) for block in blocks)
+
+
+def test_ase_calculator(host, monkeypatch):
+    """MACE's, which asks for no gradients of parameters, moves atoms by recordings."""
+    calculators = pytest.importorskip("mace.calculators")
+    if host.suffix != ".model":
+        pytest.skip("another host's model")
+    recordings(monkeypatch, "cpu")
+    model = deepcopy(host.with_efa(CONFIGS["default"].replace(method="quadrature"), torch.float32)).train()
+    calculator = calculators.MACECalculator(models=[model], device="cpu", default_dtype="float32")
+    replays, run = [], replay._Recording.output
+    monkeypatch.setattr(replay._Recording, "output", lambda *given: (replays.append(1), run(*given))[1])
+    found = []
+    for value in ("1", "0"):
+        monkeypatch.setenv(replay.VARIABLE, value)
+        for seed in range(CALLS):
+            atoms = moved(ethanol(), seed)
+            atoms.calc = calculator
+            found.append(torch.from_numpy(atoms.get_forces()))
+    assert len(replays) == 2 * 3  # two calls, three layers
+    for value, reference in zip(found[:CALLS], found[CALLS:], strict=True):
+        assert (value - reference).norm() <= 1e-5 * reference.norm()
