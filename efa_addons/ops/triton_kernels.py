@@ -38,7 +38,7 @@ def cos_sin(phase, TURNED: tl.constexpr, PRECISION: tl.constexpr):
     """cos φ and sin φ, or those of φ - 90 degrees; errors below 1e-7 for |φ| up to 1e4, 1e-6 up to 1e5.
 
     Fitted polynomials between -π/4 and π/4: half the instructions of a cosine and a sine, and no branch for large phases. For
-    tf32 and bf16, which round away more, the device's own approximation (errors of 7e-7 plus 1e-7 for each radian).
+    tf32 and bf16, which round away more, the device's own approximation (errors of 4e-7 plus 1e-7 for each radian).
     """
     if (PRECISION == "tf32" or PRECISION == "bf16") and not _EMULATED:
         cos = tl.inline_asm_elementwise("cos.approx.f32 $0, $1;", "=r,r", [phase], dtype=tl.float32, is_pure=True, pack=1)
