@@ -19,6 +19,7 @@ from efa_addons.ops.backends import PRECISIONS, backend
 from efa_addons.ops.grid import frequency_groups, make_grid
 from efa_addons.ops.selfcheck import LIMITS
 
+TIMED = tuple(name for name in PRECISIONS if name != "ieee")  # which is for comparison only
 WIDTHS = (32, 64, 128)  # D_qk = D_v of the kernels' rates
 # Graphs, blocks, atoms of each block, width, degree of Y: single structures, molecules, harmonics, and the largest at last.
 GATE = ((1, 1, 4097, 64, 0), (1, 1, 20_001, 128, 0), (300, 571, 21, 64, 0), (1, 1, 1000, 20, 1), (1, 1, 1_000_000, 64, 0))
@@ -53,7 +54,7 @@ def gate(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
 
     Errors of sums in float32 grow with the root of their terms: beyond 20,000 atoms the limit does, too.
     """
-    cases, precisions = (((1, 1, 20, 4, 0), (2, 3, 3, 4, 0)), PRECISIONS[:1]) if quick else (GATE, PRECISIONS)
+    cases, precisions = (((1, 1, 20, 4, 0), (2, 3, 3, 4, 0)), TIMED[:1]) if quick else (GATE, TIMED)
     if not quick:
         _compile_ahead(device, [(case, name, *one) for case in cases for name in precisions for one in _ONE_BY_ONE])
     failed = []
@@ -148,7 +149,7 @@ def rates(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
     As a CUDA graph, where nothing is left of the launching, and launched.
     """
     needed = {"state": [4], "read-out": [1], "gradient": [0, 2], "all": [0, 1, 2, 3, 4], "second": range(5)}
-    precisions = PRECISIONS[:1] if quick else [name for name in PRECISIONS if name != "ieee"]  # which is for comparison only
+    precisions = TIMED[:1] if quick else TIMED
     if not quick:
         cases = [(1, 1, 65_536, width, 0) for width in WIDTHS]
         _compile_ahead(device, [(case, name, places, s) for case in cases for name in precisions for places, s in _OF_RATES])
