@@ -205,7 +205,7 @@ class _Replays:
         self.sizes = [(register, len(register)) for register in registers]
         self.entries = [(register, name, own) for register in registers for name, own in register.items()]
         self.tensors = [(own, own.data_ptr()) for _, _, own in self.entries if isinstance(own, Tensor)]
-        self.options = [(vars(part), _options(part)) for part in parts if part is not block]
+        self.options = [(vars(part), _options(part)) for part in parts]
         self.modules = [part for part in parts if part is not block]
         self.calls: dict[_Kind, int] = {}
         self.recordings: dict[_Kind, _Recording] = {}
