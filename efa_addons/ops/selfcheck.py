@@ -1,7 +1,8 @@
 """Whether Triton's kernels are right on a device: run there on a small problem, and held against torch in float64.
 
 The problem is always the same and made without random numbers. It fills a tile of atoms, phases and values and begins another,
-so that the kernels are compiled with the tiles that large problems have.
+so that the kernels are compiled with the tiles that large problems have. What atoms read out is also looked at with a number
+of values that takes wide tiles.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from efa_addons.ops.grid import half_grid
 
 # Largest error of a sum, in the norm over its elements and relative to it, by what products are rounded to.
 LIMITS = {"tf32x3": 1e-5, "ieee": 1e-5, "tf32": 5e-3, "bf16": 4e-2}
-_BLOCKS, _ATOMS, _VALUES, _CHANNELS = 2, 130, 67, 3
+_BLOCKS, _ATOMS, _VALUES, _WIDE, _CHANNELS = 2, 130, 131, 67, 3
 _POINTS = 170
 
 
@@ -28,16 +29,17 @@ def largest_error(kernels: ModuleType, device: torch.device, second: bool, mixed
         second: of the second derivatives, otherwise of the values and the first.
         mixed: with harmonics under the integral, of odd degree.
     """
-    needed = [True] * 5
+    errors = []
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        single, double = (_problem(device, dtype, mixed) for dtype in (torch.float32, torch.float64))
-        if second:
-            found = kernels.second_partials(*single[0], single[1], single[2], needed)
-            expected = parts.second_partials(*double[0], double[1], double[2], needed)
-        else:
-            found = kernels.partials(*single[0], single[1], needed)
-            expected = parts.partials(*double[0], double[1], needed)
-        errors = [_relative(a, b) for a, b in zip(found, expected, strict=True)]
+        for num_values, needed in ((_VALUES, [True] * 5), (_WIDE, [False, True, False, False, False])):
+            single, double = (_problem(device, dtype, mixed, num_values) for dtype in (torch.float32, torch.float64))
+            if second:
+                found = kernels.second_partials(*single[0], single[1], single[2], needed)
+                expected = parts.second_partials(*double[0], double[1], double[2], needed)
+            else:
+                found = kernels.partials(*single[0], single[1], needed)
+                expected = parts.partials(*double[0], double[1], needed)
+            errors += [_relative(a, b) for a, b, wanted in zip(found, expected, needed, strict=True) if wanted]
         return float(torch.stack(errors).nan_to_num(nan=torch.inf).max())
 
 
@@ -46,7 +48,9 @@ def _relative(found: Tensor | None, expected: Tensor | None) -> Tensor:
     return (found - expected).norm() / expected.norm()
 
 
-def _problem(device: torch.device, dtype: torch.dtype, mixed: bool) -> tuple[list[Tensor], parts.Waves, list[Tensor]]:
+def _problem(
+    device: torch.device, dtype: torch.dtype, mixed: bool, num_values: int
+) -> tuple[list[Tensor], parts.Waves, list[Tensor]]:
     """x, y, r, ω and T, what is summed over, and a direction in (x, y, r, ω, T). Phases up to 25."""
     points = torch.as_tensor(half_grid(_POINTS)[0], dtype=torch.float64, device=device)
     directions = torch.cat([points[:1], points]).float()  # a group of one direction, and one of half a grid
@@ -57,8 +61,8 @@ def _problem(device: torch.device, dtype: torch.dtype, mixed: bool) -> tuple[lis
     )  # fmt: skip
     channels = 1 + _CHANNELS
     shapes = [
-        [_BLOCKS, 2, channels, _ATOMS], [_BLOCKS, components, _ATOMS, _VALUES], [_BLOCKS, 3, _ATOMS], [channels],
-        [1, parts.num_rows(described, 2), _VALUES],
+        [_BLOCKS, 2, channels, _ATOMS], [_BLOCKS, components, _ATOMS, num_values], [_BLOCKS, 3, _ATOMS], [channels],
+        [1, parts.num_rows(described, 2), num_values],
     ]  # fmt: skip
     arguments, along = ([_numbers(shape, 10 * i + k, device) for i, shape in enumerate(shapes)] for k in (1, 2))
     arguments[2] *= 5.0

@@ -159,7 +159,7 @@ def test_torch_compile(taken):
 @gpu
 @pytest.mark.parametrize("second", [False, True], ids=["first", "second"])
 def test_two_runs_of_the_kernels_are_the_same(second):
-    arguments, described, along = selfcheck._problem(torch.device("cuda"), torch.float32, False)
+    arguments, described, along = selfcheck._problem(torch.device("cuda"), torch.float32, False, selfcheck._VALUES)
     with backend("triton"):
         if second:
             runs = [waves.second_partials(*arguments, described, along, [True] * 5) for _ in range(2)]

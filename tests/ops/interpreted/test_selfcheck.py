@@ -27,7 +27,7 @@ def on_the_cpu(monkeypatch):
 @pytest.fixture
 def small(monkeypatch):
     """A problem that the interpreter is through with in a moment."""
-    for name, size in {"_ATOMS": 3, "_VALUES": 2, "_CHANNELS": 1, "_POINTS": 6}.items():
+    for name, size in {"_ATOMS": 3, "_VALUES": 2, "_WIDE": 1, "_CHANNELS": 1, "_POINTS": 6}.items():
         monkeypatch.setattr(selfcheck, name, size)
 
 
@@ -45,23 +45,24 @@ def broken(monkeypatch):
 
 def sums():
     """Arguments of all sums, in float32, and directions."""
-    arguments, described, along = selfcheck._problem(CPU, torch.float32, False)
+    arguments, described, along = selfcheck._problem(CPU, torch.float32, False, selfcheck._VALUES)
     return [*arguments, described], along
 
 
 @pytest.mark.parametrize("kind", [FIRST, SECOND], ids=str)
 def test_kernels_pass_with_tiles_of_full_size(kind, monkeypatch):
-    found, launch = {}, triton_waves._Sums.launch
+    found, launch = set(), triton_waves._Sums.launch
 
     def seen(sums, name, grid, phases, *arguments, **constants):
-        found[name] = (sums.tile_of_atoms(name), phases, constants["VALUES"])
+        found.add((name, sums.tile_of_atoms(name), phases, constants["VALUES"]))
         launch(sums, name, grid, phases, *arguments, **constants)
 
     monkeypatch.setattr(triton_waves._Sums, "launch", seen)
     assert selfcheck.largest_error(triton_waves, CPU, *kind[2:]) < 2e-6
-    large, tiles = max(triton_waves._PHASES), triton_waves._TILES
+    large, tiles, wide = max(triton_waves._PHASES), triton_waves._TILES, triton_waves._WIDE[""]
     phases = {"state": 2 * large, "read_out": large, "pull": large}
-    assert found == {name: (tiles[name][""].atoms, phases[name], triton_waves._VALUES) for name in tiles}
+    expected = {(name, tiles[name][""].atoms, phases[name], triton_waves._VALUES) for name in tiles}
+    assert found == expected | {("read_out", wide.atoms, wide.phases, triton_waves._READ_VALUES)}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
