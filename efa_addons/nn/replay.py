@@ -270,6 +270,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 _of: weakref.WeakKeyDictionary[nn.Module, _Replays] = weakref.WeakKeyDictionary()
+_trained: weakref.WeakKeyDictionary[nn.Module, Tensor] = weakref.WeakKeyDictionary()  # a parameter of each block in training
 
 
 _recording = threading.Lock()  # one at a time
@@ -323,14 +324,16 @@ def replayed(
     Args:
         block: whose parameters and buffers `compute` uses, and no others.
     """
-    if not _may_serve(x, batch, num_graphs):
+    if not _may_serve(x, batch, num_graphs) or ((trained := _trained.get(block)) is not None and trained.requires_grad):
         return None
     replays = _of.get(block)
     if replays is None or not replays.hold():
-        replays = _of[block] = _Replays(block)
+        _of.pop(block, None)
+        replays = _Replays(block)
         if not replays.hold():
-            del _of[block]
+            _trained.update((block, tensor) for tensor, _ in replays.tensors if tensor.requires_grad)
             return None
+        _of[block] = replays
     grads = torch.is_grad_enabled()
     kind = _Kind(
         (x.shape, x.dtype, positions.shape, positions.dtype, None if batch is None else (batch.shape, batch.dtype)),

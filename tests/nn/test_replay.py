@@ -313,6 +313,17 @@ def test_what_is_not_recorded(block, monkeypatch, counted):
     assert seen == [1] and not counted
 
 
+def test_training_does_not_look_at_every_weight(block, monkeypatch):
+    looked, hold = [], replay._Replays.hold
+    monkeypatch.setattr(replay._Replays, "hold", lambda replays: (looked.append(1), hold(replays))[1])
+    block.requires_grad_(True)
+    for _ in range(5):
+        results(block, *structure(block, 0))
+    assert len(looked) == 1
+    block.requires_grad_(False)
+    warm(block)
+
+
 def test_traces_hold_no_recording(block, counted):
     """They would repeat one result for ever."""
     with backend("plain"):  # the others cannot be traced
