@@ -76,9 +76,9 @@ def _steps(
             row = Row("MACE", contender, what, num_graphs, len(batch["positions"]) // num_graphs)
             step = task(model, batch, training, "energy", training=training)
             run = functools.partial(_step, step, replays=not contender.endswith(LAUNCHED))
-            row, _ = measured(row, lambda run=run: run, device, WARM_UP)
+            row, _ = measured(row, lambda run=run: run, device, WARM_UP if device.type == "cuda" else 1)
             rows, runs = rows + [row], runs + [run] * (not row.status)
-        times = iter(medians(runs, device, ALTERNATIONS * repeats))
+        times = iter(medians(runs, device, ALTERNATIONS * repeats if device.type == "cuda" else 1))
         for row in rows:
             row.ms = None if row.status else next(times)
             yield row
