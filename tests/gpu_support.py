@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
 import torch
+from torch.nn.modules import module as torch_module
 
 from efa_addons.nn import replay
 from efa_addons.ops.backends import interpreted
@@ -60,3 +62,5 @@ def recordings(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
         monkeypatch.setattr(replay, "_Graph", _Again)
         monkeypatch.setattr(replay, "_warm_up", lambda run, device: run())
     monkeypatch.delenv(replay.VARIABLE, raising=False)
+    for hooks in replay._GLOBAL_HOOKS:  # NequIP's own tests leave some
+        monkeypatch.setattr(torch_module, hooks, OrderedDict())

@@ -290,6 +290,9 @@ def test_what_is_not_recorded(block, monkeypatch, counted):
     hook = block.attention.register_forward_hook(lambda *given: None)
     assert calls() == 0
     hook.remove()
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda *given: None)
+    assert calls() == 0
+    hook.remove()
     monkeypatch.setenv(replay.VARIABLE, "0")
     assert calls() == 0
     monkeypatch.setenv(replay.VARIABLE, "no")
