@@ -70,7 +70,8 @@ def _steps(
     for what, training in TASKS.items():
         rows: list[Row] = []
         runs: list[Run] = []
-        for contender in (name, name + WITH, name + LAUNCHED)[: 2 if training else 3]:  # training is never replayed
+        replayed = device.type == "cuda" and not training
+        for contender in (name, name + WITH, name + LAUNCHED)[: 3 if replayed else 2]:
             model = models[contender.replace(LAUNCHED, WITH)]
             model.train(training).requires_grad_(training)  # an inference as MACE's calculators make it
             row = Row("MACE", contender, what, num_graphs, len(batch["positions"]) // num_graphs)
