@@ -93,7 +93,14 @@ def _largest_errors(device: torch.device, precisions: Sequence[str], case: Case)
 
 
 _ONE_BY_ONE = [((place,), second) for place in range(5) for second in (False, True)]
-_OF_RATES = [((4,), False), ((1,), False), ((0, 2), False), ((0, 1, 2, 3, 4), False), ((0, 1, 2, 3, 4), True)]
+# Places of the derivatives of a task, whether they are second ones, and how many sums' operations it takes.
+_OF_RATES = {
+    "state": ((4,), False, 1),
+    "read-out": ((1,), False, 1),
+    "gradient": ((0, 2), False, 1),
+    "all": (tuple(range(5)), False, 3),
+    "second": (tuple(range(5)), True, 7),
+}
 
 
 def _derivatives(module: Any, arguments: tuple[list[Any], parts.Waves], places: Sequence[int], second: bool) -> parts.Partials:
@@ -148,20 +155,18 @@ def rates(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
 
     As a CUDA graph, where nothing is left of the launching, and launched.
     """
-    needed = {"state": [4], "read-out": [1], "gradient": [0, 2], "all": [0, 1, 2, 3, 4], "second": range(5)}
     precisions = TIMED[:1] if quick else TIMED
     if not quick:
         cases = [(1, 1, 65_536, width, 0) for width in WIDTHS]
-        _compile_ahead(device, [(case, name, places, s) for case in cases for name in precisions for places, s in _OF_RATES])
+        _compile_ahead(device, [(case, name, *job[:2]) for case in cases for name in precisions for job in _OF_RATES.values()])
     for width in (4,) if quick else WIDTHS:
         atoms = 20 if quick else 65_536
         arguments, described = sums(device, torch.float32, 1, 1, atoms, width, 0)
         operations = 2 * atoms * parts.num_rows(described, 2) * width
         for precision in precisions:
             with rounded_to(precision), backend("triton"):
-                for task, places in needed.items():
-                    times = {"all": 3, "second": 7}.get(task, 1)
-                    run = functools.partial(_derivatives, waves, (arguments, described), places, task == "second")
+                for task, (places, second, times) in _OF_RATES.items():
+                    run = functools.partial(_derivatives, waves, (arguments, described), places, second)
                     for way in ("", ", launched"):
                         made = graphed(run) if device.type == "cuda" and not way else run
                         ms = median(made, device, repeats)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
-import os
 from collections.abc import Iterator
 
 import torch
 
-from benchmarks.gpu_timing import Run, measured, medians
+from benchmarks.gpu_timing import Run, measured, medians, variable
 from benchmarks.rows import Row
 from efa_addons import EFAConfig
 from efa_addons.nn import replay
@@ -86,19 +84,8 @@ def _steps(
 
 
 def _step(step: Run, replays: bool) -> None:
-    with _replays(replays):
+    with variable(replay.VARIABLE, None if replays else "0"):
         step()
-
-
-@contextlib.contextmanager
-def _replays(wanted: bool) -> Iterator[None]:
-    before = os.environ.pop(replay.VARIABLE, None)
-    os.environ.update({} if wanted else {replay.VARIABLE: "0"})
-    try:
-        yield
-    finally:
-        os.environ.pop(replay.VARIABLE, None)
-        os.environ.update({} if before is None else {replay.VARIABLE: before})
 
 
 def _accelerated(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:

@@ -44,15 +44,9 @@ def measured(row: Row, build: Callable[[], Run], device: torch.device, repeats: 
 
 def median(run: Run, device: torch.device, repeats: int) -> float:
     """Milliseconds of a call, the device waited for before and after; two calls warm up (Triton compiles in the first)."""
-    times = []
-    for number in range(repeats + 2):
-        wait(device)
-        start = time.perf_counter()
+    for _ in range(2):
         run()
-        wait(device)
-        if number >= 2:
-            times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times)
+    return medians([run], device, repeats)[0]
 
 
 def medians(runs: Sequence[Run], device: torch.device, repeats: int) -> list[float]:
@@ -93,14 +87,21 @@ def graphed(run: Run) -> Run:
 
 
 @contextlib.contextmanager
-def rounded_to(precision: str) -> Iterator[None]:
-    """Within it the kernels' products are."""
-    before = os.environ.get(PRECISION)
-    os.environ[PRECISION] = precision
+def variable(name: str, value: str | None) -> Iterator[None]:
+    """Within it the environment variable has this value, or is not set."""
+    before = os.environ.get(name)
+
+    def put(value: str | None) -> None:
+        os.environ.pop(name, None)
+        os.environ.update({} if value is None else {name: value})
+
+    put(value)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[PRECISION]
-        else:
-            os.environ[PRECISION] = before
+        put(before)
+
+
+def rounded_to(precision: str) -> contextlib.AbstractContextManager[None]:
+    """Within it the kernels' products are."""
+    return variable(PRECISION, precision)

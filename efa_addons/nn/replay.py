@@ -271,8 +271,6 @@ def _has_hooks(module: nn.Module) -> bool:
 
 _of: weakref.WeakKeyDictionary[nn.Module, _Replays] = weakref.WeakKeyDictionary()
 _trained: weakref.WeakKeyDictionary[nn.Module, Tensor] = weakref.WeakKeyDictionary()  # a parameter of each block in training
-
-
 _recording = threading.Lock()  # one at a time
 
 

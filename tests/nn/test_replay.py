@@ -374,6 +374,17 @@ def test_copies_and_pickles_have_their_own(block):
         same(results(other, *given), results(other, *given, other.residual))
 
 
+def test_calls_that_are_counted_do_not_keep_a_block(block, randomized):
+    other = randomized(EFABlock(IRREPS, IRREPS, CONFIG)).to(next(block.parameters()).device).requires_grad_(False)
+    with torch.no_grad():
+        other(*structure(other, 0))
+    assert other in replay._of
+    gone = weakref.ref(other)
+    del other
+    gc.collect()
+    assert gone() is None
+
+
 @gpu
 def test_recordings_go_with_their_block(randomized):
     block = randomized(EFABlock(IRREPS, IRREPS, CONFIG)).cuda().eval().requires_grad_(False)
