@@ -120,8 +120,9 @@ def molecules(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
     The quadrature by kernels, and the sum over pairs by torch's operations with graphs side by side: as it is, and as a CUDA
     graph, where nothing is left of the launching. rate: bytes that these operations move (`benchmarks.gpu_counts`) over time.
     """
+    widths = (4, 4) if quick else (gpu_counts.WIDTH_QK, gpu_counts.WIDTH_V)
     for num_graphs, num_atoms in ((2, 3),) if quick else ((256, 20), (64, 64), (1, 1000)):
-        problem = Problem(num_graphs, num_atoms, gpu_counts.WIDTH_QK, gpu_counts.WIDTH_V)
+        problem = Problem(num_graphs, num_atoms, *widths)
         for form, run_of in (("quadrature, kernels", _quadrature), ("pairwise, torch", _pairs)):
             moved = gpu_counts.counted(form, num_graphs, num_atoms, False).bytes
             for launched in ("forces",) if device.type == "cpu" else ("forces", "forces, CUDA graph"):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,16 +22,31 @@ from efa_addons.ops.selfcheck import LIMITS
 
 TIMED = tuple(name for name in PRECISIONS if name != "ieee")  # which is for comparison only
 WIDTHS = (32, 64, 128)  # D_qk = D_v of the kernels' rates
-# Graphs, blocks, atoms of each block, width, degree of Y: single structures, molecules, harmonics, and the largest at last.
-GATE = ((1, 1, 4097, 64, 0), (1, 1, 20_001, 128, 0), (300, 571, 21, 64, 0), (1, 1, 1000, 20, 1), (1, 1, 1_000_000, 64, 0))
 
 
-def sums(
-    device: torch.device, dtype: torch.dtype, graphs: int, blocks: int, atoms: int, width: int, degree: int
-) -> tuple[list[Any], parts.Waves]:
-    """x, y, r, ω, T, with the grids of a phase of 10 π or less, and waves; mixed by the odd Y for degree 1."""
+class Case(NamedTuple):
+    """Sums of so many graphs and blocks, atoms of each block, and channels (twice: D_qk = D_v); degree of Y; largest phase."""
+
+    graphs: int
+    blocks: int
+    atoms: int
+    width: int
+    degree: int = 0
+    phase: float = 10 * math.pi
+
+
+# Single structures, molecules, harmonics, and the largest at last.
+GATE = (
+    Case(1, 1, 4097, 64), Case(1, 1, 20_001, 128), Case(300, 571, 21, 64), Case(1, 1, 1000, 20, 1), Case(1, 1, 1_000_000, 64),
+)  # fmt: skip
+QUICK = (Case(1, 1, 20, 4, 0, math.pi), Case(2, 3, 3, 4, 0, math.pi))
+
+
+def sums(device: torch.device, dtype: torch.dtype, case: Case) -> tuple[list[Any], parts.Waves]:
+    """x, y, r, ω, T and waves; mixed by the odd Y for degree 1."""
+    graphs, blocks, atoms, width, degree, phase = case
     torch.manual_seed(0)
-    phases = torch.linspace(0, 10 * torch.pi, width // 2)
+    phases = torch.linspace(0, phase, width // 2)
     grid = make_grid(frequency_groups(phases.tolist(), TOLERANCE, degree), [1.0] * (degree + 1))
     weights = grid.odd.to(device, dtype) if degree else None
     graph = torch.arange(blocks, device=device) * graphs // blocks
@@ -46,20 +62,17 @@ def sums(
     return [tensor.to(dtype) for tensor in (x, y, 4 * r, frequencies, state)], described
 
 
-Case = tuple[int, int, int, int, int]
-
-
 def gate(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
     """All five derivatives and all five second ones against the same sums in float64, part by part.
 
     Errors of sums in float32 grow with the root of their terms: beyond 20,000 atoms the limit does, too.
     """
-    cases, precisions = (((1, 1, 20, 4, 0), (2, 3, 3, 4, 0)), TIMED[:1]) if quick else (GATE, TIMED)
+    cases, precisions = (QUICK, TIMED[:1]) if quick else (GATE, TIMED)
     if not quick:
         _compile_ahead(device, [(case, name, *one) for case in cases for name in precisions for one in _ONE_BY_ONE])
     failed = []
     for case in cases:
-        graphs, blocks, atoms, width, degree = case
+        graphs, blocks, atoms, width, degree, _ = case
         try:
             errors = _largest_errors(device, precisions, case)
             status = ""
@@ -80,7 +93,7 @@ def gate(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
 
 def _largest_errors(device: torch.device, precisions: Sequence[str], case: Case) -> dict[str, float]:
     """One derivative after the other, so that a million atoms fit."""
-    exact, single = sums(device, torch.float64, *case), sums(device, torch.float32, *case)
+    exact, single = sums(device, torch.float64, case), sums(device, torch.float32, case)
     errors = dict.fromkeys(precisions, 0.0)
     for places, second in _ONE_BY_ONE:
         expected = _derivatives(parts, exact, places, second)[places[0]]
@@ -124,15 +137,14 @@ def _compile_ahead(device: torch.device, jobs: Sequence[tuple[Case, str, tuple[i
 
 def _small(case: Case) -> Case:
     """One for which the same kernels are compiled: Triton asks whether numbers are one, and whether 16 divides them."""
-    graphs, blocks, atoms, width, degree = case
-    graphs, blocks = (n if n < 48 else 32 + n % 16 for n in (graphs, blocks))
-    atoms = atoms if atoms < 512 else 256 + atoms % 16
-    return graphs, blocks, atoms, width, degree
+    graphs, blocks = (n if n < 48 else 32 + n % 16 for n in case[:2])
+    atoms = case.atoms if case.atoms < 512 else 256 + case.atoms % 16
+    return case._replace(graphs=graphs, blocks=blocks, atoms=atoms)
 
 
 def _compile(kind: str, case: Case, precision: str, places: tuple[int, ...], second: bool) -> None:
     with rounded_to(precision), backend("triton"):
-        _derivatives(waves, sums(torch.device(kind), torch.float32, *case), places, second)
+        _derivatives(waves, sums(torch.device(kind), torch.float32, case), places, second)
 
 
 def limits(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
@@ -156,12 +168,12 @@ def rates(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
     As a CUDA graph, where nothing is left of the launching, and launched.
     """
     precisions = TIMED[:1] if quick else TIMED
+    cases = QUICK[:1] if quick else [Case(1, 1, 65_536, width) for width in WIDTHS]
     if not quick:
-        cases = [(1, 1, 65_536, width, 0) for width in WIDTHS]
         _compile_ahead(device, [(case, name, *job[:2]) for case in cases for name in precisions for job in _OF_RATES.values()])
-    for width in (4,) if quick else WIDTHS:
-        atoms = 20 if quick else 65_536
-        arguments, described = sums(device, torch.float32, 1, 1, atoms, width, 0)
+    for case in cases:
+        atoms, width = case.atoms, case.width
+        arguments, described = sums(device, torch.float32, case)
         operations = 2 * atoms * parts.num_rows(described, 2) * width
         for precision in precisions:
             with rounded_to(precision), backend("triton"):

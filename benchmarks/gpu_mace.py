@@ -34,7 +34,7 @@ def mace(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
     batches = (
         [[droplet(5, ELEMENTS, 0)]] if quick else [[droplet(1000, ELEMENTS, 0)], [droplet(20, ELEMENTS, s) for s in range(50)]]
     )
-    stock = stock_model(4 if quick else 64)
+    stock = stock_model(4, correlation=2) if quick else stock_model(64)  # cuEquivariance takes a minute to convert one of 3
     longest = max(largest_distance(structures) for structures in batches)
     efa = insert_efa(stock, EFAConfig(max_length=1.2 * longest, method="quadrature"))
     models = {E3NN: stock.to(device), E3NN + WITH: efa.to(device)}

@@ -17,7 +17,7 @@ from efa_addons.hosts.mace import insert_efa
 from efa_addons.hosts.mace.probe import batch_of
 
 
-def stock_model(channels: int) -> torch.nn.Module:
+def stock_model(channels: int, correlation: int = 3) -> torch.nn.Module:
     """A ScaleShiftMACE of two layers with `channels` channels of degree 0 and 1, MACE's defaults otherwise."""
     blocks = mace_modules.interaction_classes
     return mace_modules.ScaleShiftMACE(
@@ -35,7 +35,7 @@ def stock_model(channels: int) -> torch.nn.Module:
         atomic_energies=np.zeros(2),
         avg_num_neighbors=20.0,
         atomic_numbers=[1, 6],
-        correlation=3,
+        correlation=correlation,
         radial_type="bessel",
         atomic_inter_scale=1.0,
         atomic_inter_shift=0.0,

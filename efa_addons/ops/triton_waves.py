@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
@@ -132,10 +131,10 @@ class _Sums:
         self.dk = None if df is None else self.u * df.index_select(0, self.grid.channel)
         self.weights = None if waves.weights is None else waves.weights.t().index_select(1, self.grid.direction)
         self.tile_of_values = min(_VALUES, _size(self.num_values))
-        self.padded_values = triton.cdiv(self.num_values, self.tile_of_values) * self.tile_of_values
+        self.padded_values = _cdiv(self.num_values, self.tile_of_values) * self.tile_of_values
         self.wide = self.padded_values % _READ_VALUES == 0
         self.arranged: dict[tuple[str, bool], Tensor] = {}
-        self.flags = {
+        self.flags: dict[str, Any] = {
             "NUM_D": self.num_d,
             "NUM_COMPONENTS": self.num_components,
             "PADDED_VALUES": self.padded_values,
@@ -157,7 +156,7 @@ class _Sums:
         atoms = self.tile_of_atoms("state")
         programs = self.waves.num_graphs * (self.grid.num_phases // num_phases) * ((self.num_d + 1) // 2)
         tiles = self.padded_values // self.tile_of_values
-        pieces = triton.cdiv(self.num_atoms, atoms)
+        pieces = _cdiv(self.num_atoms, atoms)
         splits = _splits(
             programs * tiles, pieces, self.x.device, _shares(self.num_atoms, math.prod(shape), self.flags["PRECISION"])
         )
@@ -180,7 +179,7 @@ class _Sums:
         atoms = self.tile_of_atoms("read_out")
         values = _READ_VALUES if self.wide else self.tile_of_values
         phases = min(self.tiles_of("read_out").phases or self.grid.tile, self.grid.tile)
-        programs = self.num_blocks * triton.cdiv(self.num_atoms, atoms)
+        programs = self.num_blocks * _cdiv(self.num_atoms, atoms)
         tiles = self.num_components * (self.padded_values // values)
         rounded = self.flags["PRECISION"]
         # for tf32x3 the matrix units add up no more than a tile of phases
@@ -200,7 +199,7 @@ class _Sums:
         if not (of_x or of_r or of_frequencies):
             return None, None, None
         y, dy, t, dt = (make(name, True, False) for make in (self.values, self.rows) for name in ("", "d"))
-        programs = self.num_blocks * triton.cdiv(self.num_atoms, self.tile_of_atoms("pull"))
+        programs = self.num_blocks * _cdiv(self.num_atoms, self.tile_of_atoms("pull"))
         splits = _splits(programs, self.num_channels, self.x.device)
         fill = self.x.new_zeros if self.empty() else self.x.new_empty
         by_x = fill(self.x.shape) if of_x else None
@@ -245,7 +244,7 @@ class _Sums:
     def num_items(self) -> int:
         """n', a multiple of all tiles of atoms."""
         tile = max(self.tile_of_atoms(name) for name in ("state", "pull"))
-        return triton.cdiv(self.num_atoms, tile) * tile
+        return _cdiv(self.num_atoms, tile) * tile
 
     def values(self, name: str, wanted: bool, transposed: bool) -> Tensor | None:
         """y or dy (name "d") arranged: (parts, B A, n', V'), or transposed (parts, B A, V', n')."""
@@ -294,20 +293,26 @@ def _summed(shares: Tensor) -> Tensor:
 
 def _shares(terms: int, size: int, rounded: str) -> int:
     """Into how many a sum of so many atoms or phases is to be cut, with results of so many float32 each."""
-    return max(1, min(triton.cdiv(terms, _LONGEST.get(rounded, _LONGEST[""])), _SHARES // max(1, 4 * size)))
+    return max(1, min(_cdiv(terms, _LONGEST.get(rounded, _LONGEST[""])), _SHARES // max(1, 4 * size)))
 
 
 def _size(number: int) -> int:
     """Of a tile that has room for so many: a power of two, no smaller than the matrix units take."""
-    return max(16, triton.next_power_of_2(number))
+    return max(16, 1 << (number - 1).bit_length())
 
 
+def _cdiv(number: int, by: int) -> int:
+    """Rounded up. Triton's own takes 10 µs outside of a kernel."""
+    return -(-number // by)
+
+
+@functools.lru_cache
 def _splits(programs: int, pieces: int, device: torch.device, least: int = 1) -> int:
     """How many programs share each sum, so that the device is full: to the end, for what is left over fills a round as well."""
     programs, slots = max(1, programs), _PROGRAMS * _processors(device)
-    first = max(least, triton.cdiv(_ROUNDS * slots, programs))
+    first = max(least, _cdiv(_ROUNDS * slots, programs))
     candidates = range(min(pieces, first), max(1, min(pieces, 2 * first)) + 1)
-    return max(1, max(candidates, key=lambda n: (round(20 * n * programs / slots / triton.cdiv(n * programs, slots)), -n)))
+    return max(1, max(candidates, key=lambda n: (round(20 * n * programs / slots / _cdiv(n * programs, slots)), -n)))
 
 
 @functools.lru_cache
@@ -325,14 +330,14 @@ def _processors(device: torch.device) -> int:
 def _grid(directions: tuple[int, ...], channels: tuple[int, ...], num_d: int, device: torch.device) -> Grid:
     """Made once for a grid."""
     counts = [in_group for in_group, width in zip(directions, channels, strict=True) for _ in range(width)]
-    filled = {tile: sum(triton.cdiv(count, tile) * tile for count in counts) for tile in _PHASES}
+    filled = {tile: sum(_cdiv(count, tile) * tile for count in counts) for tile in _PHASES}
     tile = next((tile for tile in _PHASES if sum(counts) >= _FILLED * filled[tile]), _PHASES[-1])
     phases: list[tuple[int, int, int, int]] = []  # direction, channel, row, and rows between one d and the next
     runs: list[tuple[int, int]] = []
     direction = channel = row = 0
     for in_group, width in zip(directions, channels, strict=True):
         for own in range(width):
-            runs.append((len(phases) // tile, triton.cdiv(in_group, tile)))
+            runs.append((len(phases) // tile, _cdiv(in_group, tile)))
             for m in range(in_group):
                 phases.append((direction + m, channel + own, row + 2 * num_d * width * m + own, width))
             phases += [(0, channel + own, -1, 0)] * (-in_group % tile)
