@@ -1,4 +1,4 @@
-"""Targets and tables of `benchmarks.gpu`, for the screen and for docs/performance.md."""
+"""Targets and tables of `benchmarks.gpu`, for the screen and for docs/gpu.md."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from efa_addons.config import AUTO, EFAConfig
-from efa_addons.errors import EFAError
+from efa_addons.errors import EFAError, how_to_install
 from efa_addons.portable import SUFFIX, read_portable
 from efa_addons.studies.hosts import NAMES as HOSTS
 from efa_addons.version import __version__
@@ -267,7 +267,7 @@ def _host(args: argparse.Namespace) -> ModuleType:
     try:
         host = importlib.import_module(f"efa_addons.hosts.{args.host}")
     except ImportError as error:
-        raise ImportError(f"{error}; install the host with: pip install efa-addons[{args.host}]") from error
+        raise ImportError(f"{error}; install the host with: {how_to_install(args.host)}") from error
     return host
 
 

@@ -22,3 +22,8 @@ def unknown_names(kind: str, given: Iterable[str], known: Iterable[str]) -> EFAE
         near = difflib.get_close_matches(name, known, n=1)
         parts.append(f"'{name}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
     return EFAError(f"unknown {kind} {', '.join(parts)}; known: {', '.join(known)}.")
+
+
+def how_to_install(extra: str) -> str:
+    """The command that brings an extra of this package."""
+    return f'pip install "efa-addons[{extra}]", or ".[{extra}]" in a clone'

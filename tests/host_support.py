@@ -13,14 +13,15 @@ from ase import Atoms
 from ase.build import molecule
 from ase.calculators.lj import LennardJones
 
+from efa_addons.studies.hosts import script
+
 ROOT = Path(__file__).parents[1]
 
 
 def run(*command: str, cwd: Path, check: bool = True, **environment: str) -> str:
     """Output and errors of a command of this environment."""
-    program = Path(sys.executable).parent / command[0]
     env = {**os.environ, "PYTHONWARNINGS": "ignore", "PWD": str(cwd), **environment}
-    done = subprocess.run([str(program), *command[1:]], cwd=cwd, env=env, capture_output=True, text=True)
+    done = subprocess.run([script(command[0]), *command[1:]], cwd=cwd, env=env, capture_output=True, text=True)
     text = done.stdout + done.stderr
     assert not check or done.returncode == 0, text[-4000:]
     return text

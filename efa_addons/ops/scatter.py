@@ -7,7 +7,7 @@ import os
 
 from torch import Tensor
 
-from efa_addons.errors import EFAError
+from efa_addons.errors import EFAError, how_to_install
 
 VARIABLE = "EFA_ADDONS_SCATTER"
 use_torch_scatter = os.environ.get(VARIABLE, "0") not in ("", "0")  # read once: torch.compile would ask again and again
@@ -28,7 +28,7 @@ def sum_rows(x: Tensor, index: Tensor, num_rows: int) -> Tensor:
         scatter = importlib.import_module("torch_scatter").scatter
     except ImportError as error:
         raise EFAError(
-            f"{VARIABLE}=1 asks for torch_scatter, which cannot be imported ({error}): install it with "
-            "pip install efa-addons[scatter], or unset the variable."
+            f"{VARIABLE}=1 asks for torch_scatter, which cannot be imported ({error}): {how_to_install('scatter')}; or "
+            "unset the variable."
         ) from error
     return scatter(x, index, dim=0, dim_size=num_rows, reduce="sum")

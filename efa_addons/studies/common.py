@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from efa_addons.errors import EFAError
+from efa_addons.errors import EFAError, how_to_install
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -99,4 +99,4 @@ def require(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"this study needs {module} ({error}); install it with: pip install efa-addons[{extra}]") from error
+        raise ImportError(f"this needs {module} ({error}): {how_to_install(extra)}") from error

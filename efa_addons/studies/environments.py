@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from efa_addons.errors import EFAError
+from efa_addons.errors import EFAError, how_to_install
 from efa_addons.studies.hosts import DISTRIBUTIONS
 
 ROOT = Path(__file__).resolve().parents[2]  # a clone, or site-packages
@@ -69,7 +69,7 @@ def _require_addons(environment: Environment) -> None:
         host, last = environment.host, done.stderr.strip().splitlines()[-1:]
         raise EFAError(
             f"{environment.python} has {DISTRIBUTIONS[host]}, but cannot run studies ({''.join(last)}): "
-            f"install efa-addons[{host},data] there."
+            f"there, {how_to_install(f'{host},data')}."
         )
 
 

@@ -73,6 +73,6 @@ def test_the_last_epoch_of_mace_is_validated():
 def test_a_missing_host_says_what_to_install(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "schnetpack", None)
     assert main(["demo", "--host", "painn", "--out", str(tmp_path)]) == 2
-    assert "pip install efa-addons[painn]" in capsys.readouterr().err
+    assert 'pip install "efa-addons[painn]"' in capsys.readouterr().err
     with pytest.raises(EFAError, match="mace"):
         hosts.load("mase")

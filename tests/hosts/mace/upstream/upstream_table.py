@@ -114,7 +114,7 @@ ROWS = (
     Row("test_schedulefree.py::*cpu*", 1, ALIKE),
     Row("test_schedulefree.py::*cuda*", 1, LEFT_OUT, CUDA),
     Row("test_tools.py::*", 2, WITHOUT, NO_MODEL),
-    Row("test_torchsim.py::*", 11, SKIPPED, "needs torch-sim, which needs Python 3.12"),
+    Row("test_torchsim.py::*", 11, SKIPPED, "needs torch-sim, which MACE asks for from Python 3.12 on"),
 )
 
 
