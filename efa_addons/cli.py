@@ -141,7 +141,7 @@ def _host_python(text: str) -> tuple[str, Path]:
     host, _, path = text.partition("=")
     if host not in HOSTS or not path:
         raise argparse.ArgumentTypeError(f"must be HOST=PATH with a host of {', '.join(HOSTS)}, got {text}")
-    return host, Path(path)
+    return host, Path(path).absolute()  # not resolved: that would leave a virtual environment
 
 
 def _add_report(verbs: Verbs) -> None:

@@ -162,7 +162,8 @@ def _scan(name: str, scan: Mapping[str, Any], found: Sequence[Record]) -> list[C
         Column(
             f"{name}_deviation", SCANS, (name, "largest", "deviation"), of(lambda p: float(measures.deviations(p).max())), "eV"
         ),
-        Column(f"{name}_mae", SCANS, (name, "MAE"), of(lambda p: float(measures.deviations(p).mean())), "eV"),
+        Column(f"{name}_mae", SCANS, (name, "mean", "deviation"), of(lambda p: float(measures.deviations(p).mean())), "eV"),
+        Column(f"{name}_energy_mae", SCANS, (name, "energy", "MAE"), _metric(name, "energy_mae"), "eV"),
     ]
     if scan.get("analysis") == "barrier":
         result.append(

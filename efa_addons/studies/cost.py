@@ -55,7 +55,10 @@ def measure(calculator: Calculator, settings: Cost, elements: Sequence[str], dev
                 with PeakMemory() as memory:
                     _call(calculator, atoms, device)
                 seconds = [_call(calculator, atoms, device) for _ in range(settings.repeats)]
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                # in TorchScript, and on a CPU, it is no torch.OutOfMemoryError
+                if not isinstance(error, torch.OutOfMemoryError) and "memory" not in str(error):
+                    raise
                 print(f"cost: {num_atoms} atoms and more are left out: {error}")
                 break
             for key, value in (("num_atoms", num_atoms), ("seconds", min(seconds)), ("memory", memory.peak / 2**20)):

@@ -128,8 +128,8 @@ def make(folder: Path | str, seed: int = 0, num_train: int = 300, num_test: int 
     Files made with other settings are replaced.
     """
     spec, folder = DataSpec(seed, num_train, num_test, num_twists), Path(folder)
-    stamp = folder / "data.json"
-    if stamp.exists() and json.loads(stamp.read_text()) == asdict(spec) and all((folder / name).exists() for name in FILES):
+    stamp, text = folder / "data.json", json.dumps(asdict(spec), indent=2) + "\n"
+    if stamp.exists() and stamp.read_text() == text and all((folder / name).exists() for name in FILES):
         return folder
     write = require("ase.io", "data").write
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,9 +141,10 @@ def make(folder: Path | str, seed: int = 0, num_train: int = 300, num_test: int 
             [label(atoms) for atoms in track(sample(shapes, num, stream), f"{METHOD}, {name} set", progress)]
             for name, num, stream in zip(("training", "test"), (num_train, num_test), seeds, strict=True)
         )
+    stamp.unlink(missing_ok=True)  # what is interrupted here has none
     for name, structures in zip(FILES, (train, test, scan), strict=True):
         write(folder / name, structures, format="extxyz")
-    stamp.write_text(json.dumps(asdict(spec), indent=2) + "\n")
+    stamp.write_text(text)
     return folder
 
 

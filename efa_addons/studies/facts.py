@@ -64,7 +64,7 @@ def _run(record: Record) -> list[str]:
     test = record.metrics.get(TEST, {})
     numbers = [record.seconds.get("training"), record.seconds.get("total"), record.peak_memory or None]
     numbers += [test.get("energy_mae"), test.get("force_mae")]
-    digest = record.split.get("train.xyz") or record.split.get("train") or ""
+    digest = record.split.get("train", "")
     cells = [MISSING if number is None else measured(number, float("nan")) for number in numbers]
     return [run_name(record), record.status, *cells, digest[:8] or MISSING]
 
@@ -77,6 +77,8 @@ def _text(value: Any) -> str:
     """As in YAML, about."""
     if value is None:
         return "none"
+    if value == {}:
+        return "defaults"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{', '.join(map(_text, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from efa_addons.errors import EFAError
+from efa_addons.studies.hosts import DISTRIBUTIONS
 from efa_addons.studies.hosts import NAMES as HOSTS
 from efa_addons.studies.record import Record, same_split
 
@@ -121,7 +122,13 @@ def _table(records: list[Record], order: list[str]) -> Table:
         raise _unlike("data", _by(lambda r: _text(r.split), table.finished), lambda r: r.split)
     for members in _by(lambda r: r.host, table.finished).values():
         _check("training", members, lambda r: r.settings.get("training"))
+        _check("versions", members, _deciding_versions)
     return table
+
+
+def _deciding_versions(record: Record) -> dict[str, str]:
+    names = ("efa_addons", DISTRIBUTIONS.get(record.host, ""))
+    return {name: record.versions[name] for name in names if name in record.versions}
 
 
 def _row(records: list[Record]) -> Row:
@@ -141,7 +148,7 @@ def _literature(records: list[Record]) -> tuple[Mapping[str, Any], ...]:
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
     """{"model": {"cutoff": 5}} -> {"model.cutoff": 5}, without the keys `APART`."""
-    if not isinstance(settings, Mapping):
+    if not isinstance(settings, Mapping) or (prefix and not settings):
         return {prefix: settings}
     parts = [flat(value, f"{prefix}.{key}".lstrip(".")) for key, value in settings.items() if key not in APART]
     return {key: value for part in parts for key, value in part.items()}

@@ -80,7 +80,7 @@ def power_law(x: tuple[float, ...], energies: tuple[float, ...], smallest: float
     """
     distances, values = np.array(x, dtype=float), np.array(energies, dtype=float)
     spread = float(np.ptp(values)) if len(values) >= 4 else 0.0
-    if not spread > smallest or distances.min() <= 0:
+    if not (math.isfinite(spread) and spread > smallest) or distances.min() <= 0:
         return None
     # dimensionless: the middle of the tail is at 1, and energies are of order 1
     scaled, unit = distances / math.sqrt(distances.min() * distances.max()), (values - values.mean()) / spread

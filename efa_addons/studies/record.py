@@ -98,14 +98,16 @@ class Record:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content.get("format") != FORMAT:
-                raise EFAError(f"{path} has format {content.get('format')}, expected {FORMAT}: run the study again.")
+                raise EFAError(
+                    f"{path} has format {content.get('format')}, expected {FORMAT}: remove it, and run the study again."
+                )
             profiles = {
                 name: Profile(entry["scan"], *(tuple(entry[key]) for key in ("x", "energies", "reference")))
                 for name, entry in content["profiles"].items()
             }
             lists = {key: tuple(content.get(key, ())) for key in ("curve", "literature", "variants")}
             return cls(**{**content, "profiles": profiles, **lists})
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise EFAError(f"{path} is not the record of a run ({error!r}): remove it, and run the study again.") from error
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import signal
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +29,18 @@ from efa_addons.studies.study import Cell, Study
 from efa_addons.studies.worker import JOB, LOG, PROGRESS, Job
 from efa_addons.version import __version__
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
 WORKER = ("-m", "efa_addons.studies.worker")
 REPORT_EVERY = 60  # seconds between lines of progress where no bar can be drawn
 # of the settings, what a finished run is recognised by, beside data and versions
-DECIDING = ("model", "training", "efa", "base", "dynamics", "cost")
+DECIDING = ("model", "training", "efa", "base", "dynamics", "cost", "device")
 # of the record, what does not decide, and is the study's as it is now
-TOLD = ("units", "title", "question", "literature", "variants", "host_label")
+TOLD = ("units", "title", "question", "literature", "variants", "host_label", "variant")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +67,7 @@ class Task:
         if not path.exists():
             return False
         found, wanted = Record.read(path), self.job.record
-        same = all(found.settings[key] == wanted["settings"][key] for key in DECIDING) and found.split == wanted["split"]
+        same = all(found.settings.get(key) == wanted["settings"][key] for key in DECIDING) and found.split == wanted["split"]
         versions = {"efa_addons": __version__, DISTRIBUTIONS[self.environment.host]: self.environment.version}
         return found.finished and same and versions.items() <= dict(found.versions).items()
 
@@ -75,7 +85,7 @@ class Task:
     def start(self, server: forks.Server | None) -> subprocess.Popen | forks.Forked:
         """Its worker, by a server that runs, or else as a process of its own."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in (FILE, PROGRESS):
+        for name in (FILE, PROGRESS, LOG):
             (self.folder / name).unlink(missing_ok=True)
         self.job.save(self.folder)
         if server is not None:
@@ -106,6 +116,10 @@ class Task:
         record = Record.read(self.folder / FILE)
         now = {key: tuple(new) if isinstance(new, list) else new for key in TOLD for new in [self.job.record[key]]}
         changes: dict[str, Any] = {key: new for key, new in now.items() if new != getattr(record, key)}
+        scans = json.loads(json.dumps({name: asdict(scan) for name, scan in sources.scans(Path(self.job.data)).items()}))
+        profiles = {name: replace(profile, scan=scans[name]) for name, profile in record.profiles.items()}
+        if profiles != record.profiles:
+            changes["profiles"] = profiles
         if changes:
             replace(record, **changes).save(self.folder)
 
@@ -132,6 +146,20 @@ def run(
     if parallel is not None and parallel < 1:
         raise EFAError(f"parallel, the number of trainings at a time, must be 1 or more, got {parallel}.")
     folder = Path(out).resolve() / study.name / study.size
+    if hosts is not None and not {*hosts} & {*study.hosts}:
+        raise EFAError(f"the study has the hosts {', '.join(study.hosts)}, and {', '.join(hosts)} is none of them.")
+    with alone_in(folder):
+        return _run(study, folder, pythons, hosts, device, parallel)
+
+
+def _run(
+    study: Study,
+    folder: Path,
+    pythons: Mapping[str, Path] | None,
+    hosts: Sequence[str] | None,
+    device: str,
+    parallel: int | None,
+) -> tuple[Path, list[Record]]:
     cells = [cell for cell in study.cells() if hosts is None or cell.host in hosts]
     environments = {host: find(host, pythons) for host in dict.fromkeys(cell.host for cell in cells)}
     cores = os.cpu_count() or 1
@@ -141,11 +169,12 @@ def run(
     if study.dynamics is not None:
         _check_start(study.dynamics, data)
     splits = {name: split(path) for name, path in data.items()}
+    known = functools.partial(_known, study, device)
     tasks: dict[str, Task] = {}
     for cell in cells:  # bases come first
         base = tasks[cell.base.name] if cell.base is not None else None
         job = Job(
-            _known(study, cell, splits[cell.data.name], None if base is None else base.job.record),
+            known(cell, splits[cell.data.name], None if base is None else base.job.record),
             str(data[cell.data.name]),
             device,
             max(1, cores // parallel),
@@ -158,6 +187,8 @@ def run(
             task.retell()
     if len(waiting) < len(tasks):
         print(f"{len(tasks) - len(waiting)} of {len(tasks)} runs are finished already")
+    if other := sum((task.folder / FILE).exists() and Record.read(task.folder / FILE).finished for task in waiting):
+        print(f"{other} finished runs are of other settings, data, versions or another device: they are made again")
     train(waiting, parallel, folder)
     return folder, [Record.read(task.folder / FILE) for task in tasks.values()]
 
@@ -167,7 +198,7 @@ def train(tasks: Sequence[Task], parallel: int, logs: Path) -> None:
     waiting, active = list(tasks), dict[Task, subprocess.Popen | forks.Forked]()
     servers, serving = Servers(logs), dict[Task, forks.Server | None]()
     said, failed = time.monotonic(), 0
-    with _progress() as progress:
+    with _ending_by_signals(), _progress() as progress:
         total = progress.add_task("runs", total=len(tasks))
         bars: dict[Task, TaskID] = {}
         try:
@@ -234,7 +265,7 @@ def _check_start(dynamics: Dynamics, data: Mapping[str, Path]) -> None:
             )
 
 
-def _known(study: Study, cell: Cell, split: Mapping[str, str], base: Mapping[str, Any] | None) -> dict[str, Any]:
+def _known(study: Study, device: str, cell: Cell, split: Mapping[str, str], base: Mapping[str, Any] | None) -> dict[str, Any]:
     """What is known of a cell's record before it is run; `base`: the same of the model that it goes on from."""
     return {
         "study": study.name,
@@ -256,6 +287,7 @@ def _known(study: Study, cell: Cell, split: Mapping[str, str], base: Mapping[str
                     "base": None if base is None else {**base["settings"], "split": base["split"]},
                     "dynamics": asdict(study.dynamics) if study.dynamics else None,
                     "cost": asdict(study.cost) if study.cost else None,
+                    "device": device,
                 }
             )
         ),
@@ -263,6 +295,40 @@ def _known(study: Study, cell: Cell, split: Mapping[str, str], base: Mapping[str
         "literature": list(study.literature),
         "variants": [variant.label for variant in study.variants],
     }
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Within it no other process can have this folder of a study: two would empty each other's.
+
+    Raises:
+        EFAError: another has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise EFAError(f"another process is at work in {folder}: wait for its end, or give another --out.") from error
+        yield
+
+
+@contextmanager
+def _ending_by_signals() -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP end this process as an exception does: trainings must not go on without it."""
+
+    def end(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    ours = threading.current_thread() is threading.main_thread()
+    names = [name for name in ("SIGTERM", "SIGHUP") if ours and hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), end) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
 
 
 def _progress() -> Progress:

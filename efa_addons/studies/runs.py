@@ -99,8 +99,8 @@ class Run:
         if code or not self.model.exists():
             tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_TAIL:])
             raise EFAError(
-                f"training {self.variant.label} failed with exit code {code}; end of {self.log}:\n{tail}\n"
-                f"The command was:\n{' '.join(self.command)}"
+                f"training {self.variant.label} failed with exit code {code}. The command was:\n{' '.join(self.command)}\n"
+                f"End of {self.log}:\n{tail}"
             )
         (self.folder / STAMP).write_text(json.dumps(self.stamp, indent=2) + "\n")
 

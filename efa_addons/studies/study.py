@@ -8,6 +8,7 @@ Energies eV, lengths Å.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from efa_addons.studies.dynamics import Dynamics
 from efa_addons.studies.hosts import NAMES as HOSTS
 from efa_addons.studies.sources import SOURCES, Source
 
+LITERATURE = ("data", "label", "source", "note", "metrics")  # keys of others' figures
 SIZES = ("quick", "paper", "tiny")
 # one seed, two epochs and a handful of structures: that every step runs, not what it finds
 TINY: dict[str, Any] = {"seeds": [0], "training": {"num_epochs": 2, "batch_size": 4}, "model": {"num_features": 4}}
@@ -48,6 +50,9 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         check_types(self)
+        _positive(self, "cutoff", "num_layers", "num_features")
+        if self.max_degree < 0:
+            raise EFAError(f"max_degree must be 0 or more, got {self.max_degree}.")
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,14 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         check_types(self)
+        _positive(self, "num_epochs", "batch_size", "lr")
+
+
+def _positive(settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if not 0 < value < math.inf:
+            raise EFAError(f"{name} must be a positive number, got {value}.")
 
 
 @dataclass(frozen=True)
@@ -179,10 +192,12 @@ class Study:
         missing = [key for key in ("title", "question", "data", "variants") if key not in content]
         if missing:
             raise EFAError(f"missing: {', '.join(missing)}.")
+        for key in ("title", "question"):
+            if not isinstance(content[key], str):
+                raise EFAError(f"{key} must be text, got {content[key]!r}.")
         model = _typed(ModelSettings, "model", content.get("model", {}))
         training = _typed(TrainingSettings, "training", content.get("training", {}))
-        hosts = tuple(content.get("hosts", HOSTS))
-        _known("host", hosts, HOSTS)
+        hosts = _hosts("hosts", content.get("hosts", HOSTS), HOSTS)
         seeds = content.get("seeds", cls.seeds)
         if not isinstance(seeds, list | tuple) or not seeds or not all(type(seed) is int for seed in seeds):
             raise EFAError(f"seeds must be a list of integers, got {seeds!r}.")
@@ -205,7 +220,7 @@ class Study:
             hosts=hosts,
             seeds=tuple(seeds),
             units=units,
-            literature=tuple(content.get("literature", ())),
+            literature=_literature(content.get("literature") or (), data),
             host_training=_host_training(content.get("host_training", {}), training),
             base=base,
             dynamics=_dynamics(content["dynamics"], hosts, content["variants"], seeds) if content.get("dynamics") else None,
@@ -281,10 +296,40 @@ def _data(name: str, content: Any, size: str) -> DataSpec:
     if size == "tiny":
         options |= chosen.tiny
     _known(f"option of {source}", options, chosen.options)
+    for key, value in options.items():
+        default = chosen.options[key]
+        if isinstance(default, int | float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise EFAError(f"data: {name}: {key} must be a number, got {value!r}.")
     return DataSpec(name, source, options)
 
 
-def _variant(label: str, content: Any, hosts: tuple[str, ...], model: ModelSettings) -> Variant:
+def _literature(content: Any, data: Sequence[DataSpec]) -> tuple[Mapping[str, Any], ...]:
+    """Entries with a label and figures, of one of the data sets or of all."""
+    if not isinstance(content, list | tuple):
+        raise EFAError(f"literature must be a list of mappings, got {content!r}.")
+    for entry in content:
+        _known("key of literature", _mapping("an entry of literature", entry), LITERATURE)
+        if "label" not in entry:
+            raise EFAError(f"an entry of literature needs a label, got {dict(entry)}.")
+        if "data" in entry:
+            _known("data of literature", [entry["data"]], [spec.name for spec in data])
+        for name, value in _mapping(f"metrics of {entry['label']}", entry.get("metrics", {})).items():
+            for number in value.values() if isinstance(value, Mapping) else [value]:
+                if isinstance(number, bool) or not isinstance(number, int | float):
+                    raise EFAError(f"{name} of {entry['label']} must be a number (as 6.0e-4), got {number!r}.")
+    return tuple(content)
+
+
+def _hosts(where: str, content: Any, known: Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(content, list | tuple) or not content:
+        raise EFAError(f"{where} must be a list of some of {', '.join(known)}, got {content!r}.")
+    _known("host", content, known)
+    return tuple(content)
+
+
+def _variant(label: Any, content: Any, hosts: tuple[str, ...], model: ModelSettings) -> Variant:
+    if not isinstance(label, str):
+        raise EFAError(f"the label of a variant must be text, got {label!r}: put it in quotes.")
     options = dict(_mapping(f"variants: {label}", content or {}))
     if label == BASE:
         raise EFAError(f"a variant cannot be called {BASE}: that is what the study's base is called. Take another label.")
@@ -294,9 +339,7 @@ def _variant(label: str, content: Any, hosts: tuple[str, ...], model: ModelSetti
         EFAConfig.from_dict(_mapping(f"efa of {label}", efa))
     _typed(ModelSettings, f"model of {label}", {**dataclasses.asdict(model), **_mapping(label, options.get("model", {}))})
     chosen = options.get("hosts")
-    if chosen is not None:
-        _known("host", chosen, hosts)
-    return Variant(label, efa, options.get("model", {}), None if chosen is None else tuple(chosen))
+    return Variant(label, efa, options.get("model", {}), None if chosen is None else _hosts(f"hosts of {label}", chosen, hosts))
 
 
 def _typed(kind: type[T], where: str, content: Any) -> T:

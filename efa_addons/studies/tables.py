@@ -17,7 +17,6 @@ from efa_addons.studies.columns import Column, Spread
 from efa_addons.studies.grouping import WITHOUT, Row, Section, Table
 
 OTHERS = "others': "  # begins the label of a row that is not ours
-ENTRY = ("data", "label", "source", "note", "metrics")  # keys of others' figures
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,19 @@ def notes(table: Table) -> list[str]:
             "Validation errors are the lowest so far: after all epochs, equally many for all variants of a host; and at equal "
             f"time, that of training steps, when its fastest variant has finished: {times}."
         )
+    if any(column.group == cols.SCANS for column in cols.columns(table)):
+        found.append(
+            "Deviations of scans are those of curves shifted onto the reference, by their mean or their last point, where the "
+            "study says so; energy MAE is of energies as they are."
+        )
     if any(column.key.endswith("_exponent") for column in cols.columns(table)):
         found.append(
             f"Exponents are those of E0 + c / x^n, fitted to the tail; {cols.MISSING}: it is flat or follows no power law."
         )
+    for host, label in table.hosts.items():
+        machines = dict.fromkeys(record.hardware for record in table.finished if record.host == host)
+        if len(machines) > 1:
+            found.append(f"Times of {label} are of different machines and compare nothing: {' / '.join(machines)}.")
     for row in table.rows:
         if row.failed:
             found.append(f"{row.label}: failed with seed {', '.join(str(record.seed) for record in row.failed)}.")
@@ -170,6 +178,5 @@ def _remark(table: Table, entry: Mapping[str, Any]) -> str:
     """Source and note, and what no column of the table has a place for."""
     known = {column.key for column in cols.columns(table)}
     rest = [f"{key}: {value:g}" for key, value in _others(entry).items() if key not in known]
-    rest += [f"{key}: {value}" for key, value in entry.items() if key not in ENTRY]
     parts = [str(entry[key]).rstrip(".") for key in ("source", "note") if entry.get(key)]
     return "".join(f"; {part}" if i else f": {part}" for i, part in enumerate([*parts, *rest]))

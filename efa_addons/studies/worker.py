@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 import platform
-import resource
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from efa_addons.studies import cumulene, forks, hosts, sources
 from efa_addons.studies.cost import Cost, measure
 from efa_addons.studies.dynamics import Dynamics, nve
 from efa_addons.studies.evaluate import evaluate
-from efa_addons.studies.record import Record
+from efa_addons.studies.record import FILE, Record
 from efa_addons.studies.runs import Run
 from efa_addons.studies.study import ModelSettings, TrainingSettings
 from efa_addons.version import __version__
@@ -80,7 +79,8 @@ def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path, forked: bool) 
     base = None
     if job.base is not None:
         base = host.model_file(NAME, Path(job.base) / TRAINING)
-        if not base.exists():
+        # a training that failed leaves half-trained models behind
+        if not (base.exists() and Record.read(Path(job.base) / FILE).finished):
             raise EFAError(f"there is no model to go on from: its training failed, see {job.base}.")
     flags = host.settings(model, training, settings["efa"], job.record["seed"], elements(data), job.device, base)
     run = Run(host, hosts.Variant(NAME, job.record["variant"], "study"), folder / TRAINING, data, flags)
@@ -89,10 +89,12 @@ def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path, forked: bool) 
         (folder / PROGRESS).write_text(str(host.epochs_done(run.folder)))
         time.sleep(POLL)
     run.finish(code)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
+    peak = peak_memory()
     curve = host.curve(run.folder)
     if not curve:
         raise EFAError(f"the training left no record of validations in {run.folder}")
+    if curve[-1]["epoch"] != training.num_epochs:  # hosts end without an error where losses are NaN
+        raise EFAError(f"the training ended after {curve[-1]['epoch']} of {training.num_epochs} epochs, see {run.log}")
     calculator, parameters = host.calculator(run.model, job.device)
     metrics, profiles = evaluate(calculator, data)
     further: dict[str, Any] = {}
@@ -121,6 +123,13 @@ def elements(data: Path) -> list[str]:
     names = ["train", "valid", *sources.evaluation_sets(data)]
     numbers = {int(number) for name in names for atoms in cumulene.read(data, name) for number in atoms.numbers}
     return [chemical_symbols[number] for number in sorted(numbers)]
+
+
+def peak_memory() -> float:
+    """MiB, the largest resident set of a process that this one has waited for."""
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2 ** (20 if sys.platform == "darwin" else 10)
 
 
 def versions(host: hosts.Host) -> dict[str, str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -15,7 +17,7 @@ import yaml
 pytest.importorskip("ase")
 
 from efa_addons.errors import EFAError
-from efa_addons.studies import environments, forks, runner, sources
+from efa_addons.studies import environments, forks, hosts, runner, sources, worker
 from efa_addons.studies.environments import Environment
 from efa_addons.studies.record import FORMAT, Record, read_all, same_split
 from efa_addons.studies.runs import split
@@ -116,7 +118,19 @@ def test_sizes_change_what_they_name():
         ({"dynamics": {"variants": ["with EFB"]}}, "variant of dynamics 'with EFB'"),
         ({"variants": {"base": {}}}, "cannot be called base"),
         ({"sizes": {"huge": {}}}, "huge.*quick"),
-        ({"title": None, "variants": "all"}, "variants must be a mapping"),
+        ({"variants": "all"}, "variants must be a mapping"),
+        ({"title": 3}, "title must be text, got 3"),
+        ({"hosts": None}, "hosts must be a list.*got None"),
+        ({"variants": {"a": {"hosts": "mace"}}}, "hosts of a must be a list of some of mace, nequip, painn, got 'mace'"),
+        ({"variants": {10: {}}}, "label of a variant must be text, got 10"),
+        ({"training": {"num_epochs": 0}}, "num_epochs must be a positive number, got 0"),
+        ({"model": {"cutoff": -1.0}}, "cutoff must be a positive number, got -1.0"),
+        ({"data": {"two_atoms": {"num_train": "200"}}}, "two_atoms: num_train must be a number, got '200'"),
+        ({"literature": "paper"}, "literature must be a list"),
+        ({"literature": [{"lable": "paper"}]}, "lable.*label"),
+        ({"literature": [{"source": "paper"}]}, "needs a label"),
+        ({"literature": [{"label": "paper", "data": "pair"}]}, "data of literature 'pair'.*pairs"),
+        ({"literature": [{"label": "paper", "metrics": {"test": {"energy_mae": "6e-4"}}}]}, "must be a number.*got '6e-4'"),
     ],
 )
 def test_wrong_files_are_refused_by_name(changes, message):
@@ -202,7 +216,102 @@ def test_finished_runs_say_what_the_study_says_now(tmp_path, fake):
     }
 
 
+def test_a_finished_run_of_a_renamed_variant_has_its_name(tmp_path, fake):
+    run(tmp_path)
+    ran(tmp_path)
+    renamed = {label.upper(): content for label, content in CONTENT["variants"].items()}
+    assert [record.variant for record in run(tmp_path, variants=renamed)] == ["WITHOUT EFA", "WITH EFA", "FAR"]
+    assert ran(tmp_path) == []
+
+
+def test_a_finished_run_takes_how_its_scan_is_read_from_the_data(tmp_path, fake):
+    run(tmp_path)
+    ran(tmp_path)
+    folder = tmp_path / "out/pairs/tiny"
+    path = folder / "pairs/mace/far/seed-0/run.json"
+    profile = {"scan": {"x": "distance", "tail": [1.0, 2.0]}, "x": [1.0], "energies": [2.0], "reference": [3.0]}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "profiles": {"scan": profile}}))
+    found = run(tmp_path)[2].profiles["scan"]
+    (wanted,) = json.loads((folder / "data/pairs/scans.json").read_text()).values()
+    assert found.scan == wanted and found.scan["tail"] != [1.0, 2.0] and found.energies == (2.0,) and ran(tmp_path) == []
+
+
+def test_another_device_is_another_run(tmp_path, fake, capsys):
+    run(tmp_path)
+    ran(tmp_path)
+    runner.run(load("tiny", seeds=[0], hosts=["mace"]), tmp_path / "out", device="cuda")
+    assert len(ran(tmp_path)) == 3 and "3 finished runs are of other settings" in capsys.readouterr().out
+
+
+def test_two_at_a_time_are_refused(tmp_path, fake):
+    pytest.importorskip("fcntl")
+    with (
+        runner.alone_in(tmp_path / "out/pairs/tiny"),
+        pytest.raises(EFAError, match="another process is at work in .*pairs/tiny"),
+    ):
+        run(tmp_path)
+    assert ran(tmp_path) == []
+    run(tmp_path)
+    assert len(ran(tmp_path)) == 3
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals are for POSIX")
+@pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", None)])
+def test_a_signal_ends_a_study_as_an_exception_does(number):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as error, runner._ending_by_signals():
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+    assert error.value.code == 128 + number and signal.getsignal(number) == before
+
+
+def train_by(script: str, tmp_path: Path, monkeypatch, base: Path | None = None) -> Record:
+    """What a worker makes of a host whose training is a script and says that one of two epochs is done."""
+    data = sources.write(tmp_path / "data", "two_atoms", sources.SOURCES["two_atoms"].tiny)
+    host = SimpleNamespace(
+        DISTRIBUTION="torch",
+        settings=lambda *given: hosts.Training((), 2, {}),
+        prepare=lambda folder, train_file: None,
+        command=lambda name, folder, train_file, flags: [sys.executable, "-c", script, str(folder / "model")],
+        model_file=lambda name, folder: folder / "model",
+        epochs_done=lambda folder: 1,
+        curve=lambda folder: [{"epoch": 1, "seconds": 1.0, "energy_mae": 1.0, "force_mae": 1.0}],
+    )
+    monkeypatch.setattr(worker.hosts, "load", lambda name: host)
+    study = load("tiny", seeds=[0], hosts=["mace"])
+    known = runner._known(study, "cpu", next(study.cells()), split(data), None)
+    job = Job(known, str(data), "cpu", 1, None if base is None else str(base))
+    job.save(tmp_path / "run")
+    return worker.run(tmp_path / "run")
+
+
+def test_a_training_that_ends_early_is_a_failed_run(tmp_path, monkeypatch):
+    record = train_by("import sys; open(sys.argv[1], 'w').close()", tmp_path, monkeypatch)
+    assert not record.finished and "ended after 1 of 2 epochs" in record.error
+
+
+def test_nothing_goes_on_from_a_base_that_failed(tmp_path, monkeypatch):
+    base = tmp_path / "base"
+    (base / worker.TRAINING).mkdir(parents=True)
+    (base / worker.TRAINING / "model").touch()  # what it had when it failed
+    study = load("tiny", seeds=[0], hosts=["mace"])
+    known = runner._known(study, "cpu", next(study.cells()), {}, None)
+    Record(**known, versions={}, hardware="", status="failed").save(base)
+    record = train_by("raise SystemExit('trained')", tmp_path, monkeypatch, base)
+    assert not record.finished and "no model to go on from" in record.error
+
+
+def test_paths_of_every_kind_reach_hydra():
+    parser = pytest.importorskip("hydra.core.override_parser.overrides_parser").OverridesParser.create()
+    for path in ("/a/b_c.d-e", "/a b/c", "/a=b/c,d/[e]{f}(g)", "/jürgen/it's", "/a\\'b", "/1/+2"):
+        found = parser.parse_override(hosts.override("data.datapath", Path(path)))
+        assert (found.key_or_group, found.value()) == ("data.datapath", path)
+
+
 def test_what_cannot_be_run_is_refused_before_anything_is(tmp_path, fake):
+    with pytest.raises(EFAError, match="hosts mace, nequip, painn"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "alone_in", None)
+        runner.run(load("tiny"), tmp_path / "out", hosts=["mice"])
     with pytest.raises(EFAError, match="dynamics 'tset'.*test"):
         run(tmp_path, dynamics={"set": "tset"})
     with pytest.raises(EFAError, match="index must be below 2.*got 2"):
@@ -296,6 +405,25 @@ def test_data_are_made_once_and_anew_for_other_options(tmp_path):
     assert sources.write(folder, "two_atoms", options) == folder and (folder / "train.xyz").stat().st_mtime_ns == time
     sources.write(folder, "two_atoms", {**options, "seed": 1})
     assert split(folder)["train"] != first["train"]
+    with pytest.raises(EFAError, match="no structure in valid"):
+        sources.write(folder, "two_atoms", {**options, "num_valid": 0})
+    sources.write(folder, "two_atoms", {**options, "num_test": 0})
+    assert "test" not in sources.evaluation_sets(folder)
+
+
+def test_data_whose_making_was_interrupted_are_made_again(tmp_path, monkeypatch):
+    options = {**sources.SOURCES["two_atoms"].tiny}
+    folder = sources.write(tmp_path / "data", "two_atoms", options)
+    first = split(folder)
+
+    def fail(*arguments, **keys):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("ase.io.write", fail)
+        sources.write(folder, "two_atoms", {**options, "seed": 1})
+    sources.write(folder, "two_atoms", options)
+    assert split(folder) == first
 
 
 def test_an_environment_without_the_host_is_refused(tmp_path, monkeypatch):
@@ -311,7 +439,7 @@ def test_an_environment_that_cannot_run_studies_is_refused(tmp_path, monkeypatch
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\ncase "$2" in *version*) echo 1;; *) echo "No module named rich" >&2; exit 1;; esac\n')
     python.chmod(0o755)
-    with pytest.raises(EFAError, match=r"cannot run studies \(No module named rich\): install efa-addons\[nequip,data\]"):
+    with pytest.raises(EFAError, match=r"cannot run studies \(No module named rich\): there, pip install .efa-addons\[nequip,data\]"):
         environments.find("nequip", {"nequip": python})
 
 

@@ -24,7 +24,7 @@ def test_tiny_study_from_file_to_report(host, tmp_path, capsys):
     pytest.importorskip(hosts.PACKAGES[host])
     content = yaml.safe_load(TWO_ATOMS.read_text())
     kept = {label: content["variants"][label] for label in ("without EFA", "with EFA")}
-    content["variants"] = {**kept, "broken": {"model": {"num_layers": -1}}}
+    content["variants"] = {**kept, "broken": {"efa": {"max_length": 12.0, "ti_max_degree": 1}}}
     content["dynamics"] = {"set": "scan", "variants": ["with EFA"]}
     path = tmp_path / "pairs.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from rich.console import Console
 
 from efa_addons import cli
 from efa_addons.errors import EFAError
-from efa_addons.studies import columns, drawing, grouping, measures, pictures, study_report, tables
+from efa_addons.studies import columns, drawing, facts, grouping, measures, pictures, study_report, tables
 from efa_addons.studies.record import Profile, Record
+from efa_addons.studies.study import Study
 
 PLAIN, EFA = "without EFA", "EFA"
 LABELS = {"mace": "MACE", "nequip": "NequIP", "painn": "PaiNN"}
@@ -53,7 +55,7 @@ def run(host="mace", variant=PLAIN, seed=0, energy=0.002, **changes):
             "efa": None if variant == PLAIN else {"max_degree": 1},
             "command": f"train --seed {seed}",
         },
-        "split": {"train.xyz": "a" * 64, "test.xyz": "b" * 64},
+        "split": {"train": "a" * 64, "test": "b" * 64},
         "versions": {"torch": "2.13.0", host: "1.0"},
         "hardware": "2 cores",
         "status": "finished",
@@ -256,7 +258,7 @@ def test_names_with_numbers_belong_together():
 
 
 def test_runs_on_unequal_data_are_refused():
-    other = {"train.xyz": "a" * 64, "test.xyz": "c" * 64}
+    other = {"train": "a" * 64, "test": "c" * 64}
     for records in (
         [run(), run(seed=1, split=other)],
         [run(), run(variant=EFA, split=other)],
@@ -266,7 +268,7 @@ def test_runs_on_unequal_data_are_refused():
             grouping.sections(records)
         for record in records:
             assert grouping.run_name(record) in str(error.value)
-        assert "test.xyz" in str(error.value) and "train.xyz" not in str(error.value)
+        assert "differ in test:" in str(error.value) and "train" not in str(error.value)
 
 
 def _changed(record, **settings):
@@ -584,3 +586,39 @@ def test_cost_is_a_column_for_each_size_and_a_picture():
     seconds, memory = figures["cost"].axes
     np.testing.assert_allclose(seconds.lines[0].get_xydata(), [[10, 0.6], [100, 2.0]])
     np.testing.assert_allclose(memory.lines[0].get_ydata(), [5, 50])
+
+
+def test_others_figures_of_a_scan_have_a_column():
+    metrics = {"test": errors(0.002), "scan": errors(0.05)}
+    row = {"label": "paper", "metrics": {"scan": {"energy_mae": 0.039}}}
+    table = only([run(metrics=metrics, profiles={"scan": profile((1.0, 2.0), (1.1, 2.1), align="mean")}, literature=(row,))])
+    assert cells(table, "scan_energy_mae") == {"MACE, without EFA": "50.0"}
+    (block,) = [block for block in tables.blocks(table) if block.title == columns.SCANS]
+    assert block.others == 1 and "39.0" in block.rows[-1]
+    assert any("shifted onto the reference" in note for note in tables.notes(table))
+
+
+def test_every_paper_figure_of_the_studies_that_ship_is_of_a_kind_that_has_a_column():
+    for path in sorted((Path(__file__).parents[2] / "configs/studies").glob("*.yaml")):
+        for entry in Study.load(path).literature:
+            for key in tables._others(entry):
+                assert key in columns.METRICS or key.endswith("energy_mae") or key == "best_valid_loss", (path.stem, key)
+
+
+def test_runs_of_unequal_versions_are_refused_and_other_machines_are_said():
+    one, other = run(versions={"efa_addons": "1"}), run(versions={"efa_addons": "2"}, seed=1)
+    with pytest.raises(EFAError, match="unequal versions.*efa_addons"):
+        only([one, other])
+    table = only([run(), run(seed=1, hardware="4 cores")])
+    assert any("MACE are of different machines" in note and "2 cores / 4 cores" in note for note in tables.notes(table))
+    assert not any("different machines" in note for note in tables.notes(only([run(), run(seed=1)])))
+
+
+def test_an_energy_that_is_not_finite_has_no_power_law():
+    assert measures.power_law((1.0, 2.0, 3.0, 4.0, 5.0), (1.0, 0.5, np.inf, 0.2, 0.1)) is None
+
+
+def test_options_that_are_all_defaults_are_said():
+    settings = [{**run().settings, "efa": efa} for efa in ({}, {"max_degree": 1})]
+    (section,) = grouping.sections([run(settings=settings[0], variant="a"), run(settings=settings[1], variant="b")])
+    assert ["MACE, a", "efa: defaults"] in facts.settings(section)[1]

@@ -6,6 +6,7 @@ A host's module imports the host; `load` says what to install where it is missin
 from __future__ import annotations
 
 import importlib
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -132,6 +133,14 @@ def valid_file(train_file: Path) -> Path | None:
 def decay(num_epochs: int) -> float:
     """The factor for each epoch with which a learning rate ends at 2 % of what it began with."""
     return 0.02 ** (1 / num_epochs)
+
+
+def override(key: str, path: Path) -> str:
+    """A path for Hydra, quoted where its grammar would not take it as it is."""
+    text = str(path)
+    if not re.fullmatch(r"[\w/.+-]+", text, re.ASCII):
+        text = "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
+    return f"{key}={text}"
 
 
 def script(name: str) -> str:

@@ -11,7 +11,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 
 from efa_addons.config import AUTO, EFAConfig
-from efa_addons.studies.hosts import DISTRIBUTIONS, LABELS, Training, Variant, decay, script, valid_file
+from efa_addons.studies.hosts import DISTRIBUTIONS, LABELS, Training, Variant, decay, override, script, valid_file
 from efa_addons.studies.hosts.epochs import EpochRecord, curve, epochs_done, seconds_per_epoch
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def settings(
     module = config["training_module"]
     module["optimizer"]["lr"] = training.lr
     module["lr_scheduler"]["scheduler"]["gamma"] = decay(training.num_epochs)
+    margin = EFAConfig.from_dict(efa or {}).max_length_margin
+    config["data"]["stats_manager"]["max_length_margin"] = margin
     sizes = {"num_layers": model.num_layers, "l_max": model.max_degree, "num_features": model.num_features}
     module["model"] |= sizes
     if base is not None:
@@ -95,10 +97,10 @@ def prepare(folder: Path, train_file: Path) -> None:
 
 def command(name: str, folder: Path, train_file: Path, flags: tuple[str, ...]) -> list[str]:
     config = CONFIG.removesuffix(".yaml")
-    data = [f"data_file={train_file}"]
+    data = [override("data_file", train_file)]
     if (valid := valid_file(train_file)) is not None:
-        data += ["~data.split_dataset", "+data.train_file_path=${data_file}", f"+data.val_file_path={valid}"]
-    return [*COMMAND, "-cp", str(folder), "-cn", config, f"hydra.run.dir={folder}", *data, *flags]
+        data += ["~data.split_dataset", "+data.train_file_path=${data_file}", override("+data.val_file_path", valid)]
+    return [*COMMAND, "-cp", str(folder), "-cn", config, override("hydra.run.dir", folder), *data, *flags]
 
 
 def model_file(name: str, folder: Path) -> Path:
@@ -106,6 +108,7 @@ def model_file(name: str, folder: Path) -> Path:
 
 
 def calculator(path: Path, device: str = "cpu") -> tuple[Calculator, int]:
+    """In the precision that the model was built and trained in, float32."""
     from efa_addons.hosts.nequip import NequIPEFACalculator
 
     found = NequIPEFACalculator._from_saved_model(str(path), device=device, chemical_species_to_atom_type_map=True)

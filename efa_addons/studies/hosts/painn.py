@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from efa_addons.hosts.painn.finetune import Base
 from efa_addons.studies import cumulene
-from efa_addons.studies.hosts import DISTRIBUTIONS, LABELS, Training, Variant, decay, script, valid_file
+from efa_addons.studies.hosts import DISTRIBUTIONS, LABELS, Training, Variant, decay, override, script, valid_file
 from efa_addons.studies.hosts.epochs import EpochRecord, curve, epochs_done, seconds_per_epoch
 
 if TYPE_CHECKING:
@@ -167,10 +167,11 @@ def prepare(folder: Path, train_file: Path) -> None:
 
 
 def command(name: str, folder: Path, train_file: Path, flags: tuple[str, ...]) -> list[str]:
-    paths = (f"data.datapath={folder}/train.db", f"data.split_file={folder}/split.npz")
+    paths = (override("data.datapath", folder / "train.db"), override("data.split_file", folder / "split.npz"))
+    folders = (override("hydra.run.dir", folder), override("run.work_dir", folder))
     return [
         *(*COMMAND, "--config-dir", str(folder), "experiment=cumulene"),
-        *(f"hydra.run.dir={folder}", f"run.work_dir={folder}", f"run.id={name}", *paths, *flags),
+        *(*folders, f"run.id={name}", *paths, *flags),
     ]
 
 

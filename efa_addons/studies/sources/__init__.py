@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from efa_addons.errors import EFAError
 from efa_addons.studies.common import require
 from efa_addons.studies.sources import charge_dipole, clusters, cumulenes, dimers, nacl, sn2, two_atoms
 from efa_addons.studies.sources.base import Data, Scan, Source
@@ -38,19 +39,23 @@ SOURCES: dict[str, Source] = {
 def write(folder: Path | str, source: str, options: Mapping[str, Any]) -> Path:
     """Fills `folder` with a source's data, unless they are there already; returns it. Others' data are replaced."""
     folder = Path(folder)
-    spec = {"source": source, "options": dict(options)}
+    text = json.dumps({"source": source, "options": {**SOURCES[source].options, **options}}, indent=2) + "\n"
     stamp = folder / SPEC
-    if stamp.exists() and json.loads(stamp.read_text()) == json.loads(json.dumps(spec)):
+    if stamp.exists() and stamp.read_text() == text:
         return folder
     ase_write = require("ase.io", "data").write
     data = SOURCES[source].make(**options)
     folder.mkdir(parents=True, exist_ok=True)
+    stamp.unlink(missing_ok=True)  # what is interrupted here has none
     for path in folder.glob("*.xyz"):
         path.unlink()
     for name, structures in data.sets.items():
-        ase_write(folder / f"{name}.xyz", list(structures), format="extxyz")
+        if len(structures):
+            ase_write(folder / f"{name}.xyz", list(structures), format="extxyz")
+        elif name in ("train", "valid"):
+            raise EFAError(f"the data of {source} have no structure in {name}: ask for one or more ({dict(options)}).")
     (folder / SCANS).write_text(json.dumps({name: asdict(scan) for name, scan in data.scans.items()}, indent=2) + "\n")
-    stamp.write_text(json.dumps(spec, indent=2) + "\n")
+    stamp.write_text(text)
     return folder
 
 

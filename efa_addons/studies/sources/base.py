@@ -23,8 +23,8 @@ class Scan:
         x: the key in their info that holds the coordinate.
         label: of the x-axis, with its unit.
         align: what of predicted curves is shifted onto the reference: "mean", "last" (the last point), or "none".
-        analysis: "barrier" (first minus last), "power_law" (exponent of |E - E(far)| over `tail`), or "none".
-        tail: range of the coordinate for the power law; energies are taken relative to `align`.
+        analysis: "barrier" (first minus last), "power_law" (the exponent of E0 + c / x^n over `tail`), or "none".
+        tail: range of the coordinate for the power law.
     """
 
     x: str
@@ -50,8 +50,9 @@ class Source:
     tiny: Mapping[str, Any]
 
     @property
-    def options(self) -> tuple[str, ...]:
-        return tuple(inspect.signature(self.make).parameters)
+    def options(self) -> dict[str, Any]:
+        """Name -> default."""
+        return {name: parameter.default for name, parameter in inspect.signature(self.make).parameters.items()}
 
 
 def draw(sample: Callable[[np.random.Generator], Atoms], seed: int, **numbers: int) -> dict[str, list[Atoms]]:
