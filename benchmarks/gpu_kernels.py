@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.gpu_timing import graphed, median, rounded_to
+from benchmarks.gpu_timing import graphed, in_a_line, median, rounded_to
 from benchmarks.problems import TOLERANCE
 from benchmarks.rows import Row
 from efa_addons.ops import parts, waves
@@ -180,7 +180,11 @@ def rates(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
                 for task, (places, second, times) in _OF_RATES.items():
                     run = functools.partial(_derivatives, waves, (arguments, described), places, second)
                     for way in ("", ", launched"):
-                        made = graphed(run) if device.type == "cuda" and not way else run
-                        ms = median(made, device, repeats)
-                        rate = 1e-6 * operations * times / ms
-                        yield Row("kernels", precision, task + way, 1, atoms, width, width, ms=ms, rate=rate)
+                        row = Row("kernels", precision, task + way, 1, atoms, width, width)
+                        try:
+                            made = graphed(run) if device.type == "cuda" and not way else run
+                            row.ms = median(made, device, repeats)
+                            row.rate = 1e-6 * operations * times / row.ms
+                        except Exception as error:  # of any compiler: the others are worth measuring
+                            row.status = in_a_line(error)
+                        yield row

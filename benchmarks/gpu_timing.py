@@ -33,13 +33,17 @@ def measured(row: Row, build: Callable[[], Run], device: torch.device, repeats: 
         row.ms = median(run, device, repeats)
     except (torch.OutOfMemoryError, MemoryError):
         row.status = "out of memory"
-    except RuntimeError as error:  # the others are worth measuring
-        row.status = str(error).splitlines()[0][:100]
+    except Exception as error:  # of any compiler: the others are worth measuring
+        row.status = in_a_line(error)
     run = None  # with all that it holds
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return row, values
+
+
+def in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:100]
 
 
 def median(run: Run, device: torch.device, repeats: int) -> float:

@@ -90,7 +90,8 @@ class _Recording:
         held: list[Tensor] = []
 
         def forward() -> Tensor:
-            held[:] = [compute(self.x, self.positions, self.batch, kind.num_graphs)]
+            held.clear()  # of the warm-up, whose graph belongs to its stream
+            held.append(compute(self.x, self.positions, self.batch, kind.num_graphs))
             return held[0]
 
         def backward() -> tuple[Tensor | None, ...]:
@@ -235,9 +236,10 @@ class _Replays:
 
     def of(self, kind: _Kind) -> _Recording | None:
         """That of a kind, which becomes the latest."""
-        if kind in self.recordings:
-            self.recordings[kind] = self.recordings.pop(kind)
-        return self.recordings.get(kind)
+        found = self.recordings.pop(kind, None)
+        if found is not None:
+            self.recordings[kind] = found
+        return found
 
     def due(self, kind: _Kind) -> bool:
         """Whether this call is to be recorded: the more often its kind was and had to make room for others, the later."""
@@ -270,7 +272,8 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 _of: weakref.WeakKeyDictionary[nn.Module, _Replays] = weakref.WeakKeyDictionary()
-_trained: weakref.WeakKeyDictionary[nn.Module, Tensor] = weakref.WeakKeyDictionary()  # a parameter of each block in training
+# Of each block in training the place of a parameter that is trained.
+_trained: weakref.WeakKeyDictionary[nn.Module, tuple[dict[str, Any], str]] = weakref.WeakKeyDictionary()
 _recording = threading.Lock()  # one at a time
 
 
@@ -299,17 +302,33 @@ def _may_serve(x: Tensor, batch: Tensor | None, num_graphs: int | None) -> bool:
         return False
     if any(getattr(torch_module, hooks) for hooks in _GLOBAL_HOOKS):
         return False
+    # of torch.utils.checkpoint, which counts what is saved, and others
+    if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+        return False
     if x.device.type == "cuda" and (torch.cuda.current_device() != x.device.index or torch.cuda.is_current_stream_capturing()):
         return False
     return not torch.is_autocast_enabled(x.device.type)
 
 
+def _is_trained(block: nn.Module) -> bool:
+    """Whether it is known to be in training."""
+    if block not in _trained:
+        return False
+    register, name = _trained[block]
+    return bool(getattr(register.get(name), "requires_grad", False))
+
+
 def _settings() -> tuple[Any, ...]:
     """What decides on numbers beside the arguments."""
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set by the newer names
+        precision = ""
     return (
         *backends.state(),
-        torch.get_float32_matmul_precision(),
+        precision,
         getattr(torch.backends.cuda.matmul, "fp32_precision", None),
+        getattr(torch.backends, "fp32_precision", None),
         torch.are_deterministic_algorithms_enabled(),
     )
 
@@ -322,14 +341,16 @@ def replayed(
     Args:
         block: whose parameters and buffers `compute` uses, and no others.
     """
-    if not _may_serve(x, batch, num_graphs) or ((trained := _trained.get(block)) is not None and trained.requires_grad):
+    if not _may_serve(x, batch, num_graphs) or _is_trained(block):
         return None
     replays = _of.get(block)
     if replays is None or not replays.hold():
         _of.pop(block, None)
         replays = _Replays(block)
         if not replays.hold():
-            _trained.update((block, tensor) for tensor, _ in replays.tensors if tensor.requires_grad)
+            for register, name, own in replays.entries:
+                if isinstance(own, Tensor) and own.requires_grad:
+                    _trained[block] = register, name
             return None
         _of[block] = replays
     grads = torch.is_grad_enabled()
@@ -345,8 +366,12 @@ def replayed(
     if recording is None:
         if not replays.due(kind):
             return None
-        with _recording:
+        if not _recording.acquire(blocking=False):  # what another thread does is not waited for: autograd's may wait for this
+            return None
+        try:
             recording = replays.of(kind) or _recorded(replays, compute, x, positions, batch, kind)
+        finally:
+            _recording.release()
         if recording is None:
             return None
     call = _Call(recording, next(replays.numbers), compute, num_graphs, replays, replays.stamp(), backends.state()[0])

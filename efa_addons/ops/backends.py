@@ -89,6 +89,8 @@ def kernels(kind: Kind) -> ModuleType | None:
     Raises:
         EFAError: triton is asked for, and cannot serve.
     """
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
+        return None  # tensors without memory, which kernels cannot read
     if _chosen == "triton":
         reason = why_not_triton(kind.device, kind.dtype)
         if reason:

@@ -10,6 +10,7 @@ import weakref
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from gpu_support import gpu, recordings
 
 from efa_addons import EFABlock, EFAConfig, EFAError, EFAWarning
@@ -251,6 +252,50 @@ def test_weights_replaced_before_the_backward_pass(block):
         else:
             same(torch.autograd.grad(loss, given[1], retain_graph=True), [expected])
         block.out.weight = before
+
+
+def test_precisions_by_torchs_newer_names(block, counted):
+    """After which the older ones raise."""
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        pytest.skip("torch has none yet")
+    warm(block)
+    before = torch.backends.cuda.matmul.fp32_precision
+    del counted[:]
+    try:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        results(block, *structure(block, 1))
+        assert not counted
+        warm(block)
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize("before", range(4))
+def test_checkpoints(block, before):
+    """Which count what a forward pass saves, and call again in the backward pass."""
+    for _ in range(before):
+        results(block, *structure(block, 0))
+    for seed in range(4):
+        x, positions, batch, num_graphs = structure(block, seed)
+        out = torch.utils.checkpoint.checkpoint(block, x, positions, batch, num_graphs, use_reentrant=False)
+        (found,) = torch.autograd.grad(out.square().sum(), positions)
+        same([found], [results(block, *structure(block, seed), block.residual)[1]])
+
+
+def test_a_recording_of_another_thread_is_not_waited_for(block):
+    with replay._recording:
+        for _ in range(replay._CALLS + 2):
+            results(block, *structure(block, 0))
+        assert not recorded(block)
+    results(block, *structure(block, 0))
+    assert recorded(block)
+
+
+def test_a_parameter_that_takes_the_place_of_a_trained_one(block):
+    block.out.weight.requires_grad_()
+    results(block, *structure(block, 0))
+    block.out.weight = torch.nn.Parameter(block.out.weight.detach().clone(), requires_grad=False)
+    warm(block)
 
 
 def test_other_back_ends_and_precisions(block, counted):

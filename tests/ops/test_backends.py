@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from efa_addons import EFAError, EFAWarning
 from efa_addons.cli import main
@@ -75,6 +76,14 @@ def test_nothing_is_checked_while_a_graph_is_captured(on_a_gpu, monkeypatch):
     assert kernels(kind) and on_a_gpu == [kind]
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: 1 / 0)  # and nothing is asked any more
     assert kernels(kind)
+
+
+def test_tensors_without_memory_are_not_for_kernels(on_a_gpu):
+    """Also after the check has passed: what fails on them would be given up for good."""
+    with backend("auto"):
+        assert kernels(Kind(CUDA, SINGLE, False, False)) is not None
+        with FakeTensorMode():
+            assert kernels(Kind(CUDA, SINGLE, False, False)) is None
 
 
 def test_auto_without_a_gpu(installed):
