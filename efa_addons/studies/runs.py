@@ -32,6 +32,7 @@ class Run:
     folder: Path
     data: Path
     training: Training
+    base: Path | None = None  # the model that it goes on from
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -58,10 +59,11 @@ class Run:
         """What decides the trained model."""
         # what the files say: comments may change
         files = {name: digest(json.dumps(yaml.safe_load(text)).encode()) for name, text in self.training.files.items()}
+        read = {"data": self.data / "train.xyz", "valid": self.data / "valid.xyz", "base": self.base}
         return {
             "flags": list(self.flags),
             "files": files,
-            "data": digest((self.data / "train.xyz").read_bytes()),
+            **{name: digest(path.read_bytes()) for name, path in read.items() if path is not None and path.exists()},
             "efa_addons": __version__,
             self.host.DISTRIBUTION: version(self.host.DISTRIBUTION),
         }
@@ -69,6 +71,10 @@ class Run:
     def is_finished(self) -> bool:
         stamp = self.folder / STAMP
         return self.model.exists() and stamp.exists() and json.loads(stamp.read_text()) == self.stamp
+
+    def forget(self) -> None:
+        """It has not finished after all."""
+        (self.folder / STAMP).unlink(missing_ok=True)
 
     def start(self, threads: int) -> subprocess.Popen:
         """Empties the folder (hosts append to results they find) and starts training there."""

@@ -31,6 +31,7 @@ from efa_addons.version import __version__
 
 JOB, PROGRESS, LOG = "job.json", "progress", "log.txt"
 NAME, TRAINING = "model", "training"  # of the host's model, and the folder it is trained in
+MEMORY = "peak-memory"  # beside the model, MiB
 POLL = 0.5  # s
 
 
@@ -83,17 +84,20 @@ def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path, forked: bool) 
         if not (base.exists() and Record.read(Path(job.base) / FILE).finished):
             raise EFAError(f"there is no model to go on from: its training failed, see {job.base}.")
     flags = host.settings(model, training, settings["efa"], job.record["seed"], elements(data), job.device, base)
-    run = Run(host, hosts.Variant(NAME, job.record["variant"], "study"), folder / TRAINING, data, flags)
-    process = run.fork(job.threads) if forked else run.start(job.threads)
-    while (code := process.poll()) is None:
-        (folder / PROGRESS).write_text(str(host.epochs_done(run.folder)))
-        time.sleep(POLL)
-    run.finish(code)
-    peak = peak_memory()
+    run = Run(host, hosts.Variant(NAME, job.record["variant"], "study"), folder / TRAINING, data, flags, base)
+    memory = run.folder / MEMORY
+    if not (run.is_finished() and memory.exists()):  # an evaluation that was interrupted has its training already
+        process = run.fork(job.threads) if forked else run.start(job.threads)
+        while (code := process.poll()) is None:
+            (folder / PROGRESS).write_text(str(host.epochs_done(run.folder)))
+            time.sleep(POLL)
+        run.finish(code)
+        memory.write_text(str(peak_memory()))
     curve = host.curve(run.folder)
     if not curve:
         raise EFAError(f"the training left no record of validations in {run.folder}")
     if curve[-1]["epoch"] != training.num_epochs:  # hosts end without an error where losses are NaN
+        run.forget()
         raise EFAError(f"the training ended after {curve[-1]['epoch']} of {training.num_epochs} epochs, see {run.log}")
     calculator, parameters = host.calculator(run.model, job.device)
     metrics, profiles = evaluate(calculator, data)
@@ -107,7 +111,7 @@ def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path, forked: bool) 
     return {
         "num_parameters": parameters,
         "seconds": {"training": host.seconds_per_epoch(run.folder) * training.num_epochs},
-        "peak_memory": peak,
+        "peak_memory": float(memory.read_text()),
         "metrics": metrics,
         "profiles": profiles,
         "curve": tuple(curve),

@@ -265,17 +265,19 @@ def test_a_signal_ends_a_study_as_an_exception_does(number):
     assert error.value.code == 128 + number and signal.getsignal(number) == before
 
 
-def train_by(script: str, tmp_path: Path, monkeypatch, base: Path | None = None) -> Record:
-    """What a worker makes of a host whose training is a script and says that one of two epochs is done."""
+def train_by(script: str, tmp_path: Path, monkeypatch, base: Path | None = None, done: int = 1) -> Record:
+    """What a worker makes of a host whose training is a script and says that `done` of two epochs are done."""
     data = sources.write(tmp_path / "data", "two_atoms", sources.SOURCES["two_atoms"].tiny)
     host = SimpleNamespace(
         DISTRIBUTION="torch",
         settings=lambda *given: hosts.Training((), 2, {}),
         prepare=lambda folder, train_file: None,
         command=lambda name, folder, train_file, flags: [sys.executable, "-c", script, str(folder / "model")],
+        seconds_per_epoch=lambda folder: 1.5,
+        calculator=lambda path, device: (None, 7),
         model_file=lambda name, folder: folder / "model",
         epochs_done=lambda folder: 1,
-        curve=lambda folder: [{"epoch": 1, "seconds": 1.0, "energy_mae": 1.0, "force_mae": 1.0}],
+        curve=lambda folder: [{"epoch": done, "seconds": 1.0, "energy_mae": 1.0, "force_mae": 1.0}],
     )
     monkeypatch.setattr(worker.hosts, "load", lambda name: host)
     study = load("tiny", seeds=[0], hosts=["mace"])
@@ -285,9 +287,36 @@ def train_by(script: str, tmp_path: Path, monkeypatch, base: Path | None = None)
     return worker.run(tmp_path / "run")
 
 
+COUNTS = """
+import sys
+from pathlib import Path
+model = Path(sys.argv[1])
+model.touch()
+with (model.parents[2] / "count").open("a") as file:
+    print("trained", file=file)
+"""
+
+
 def test_a_training_that_ends_early_is_a_failed_run(tmp_path, monkeypatch):
-    record = train_by("import sys; open(sys.argv[1], 'w').close()", tmp_path, monkeypatch)
-    assert not record.finished and "ended after 1 of 2 epochs" in record.error
+    for times in (1, 2):
+        record = train_by(COUNTS, tmp_path, monkeypatch)
+        assert not record.finished and "ended after 1 of 2 epochs" in record.error
+        assert (tmp_path / "count").read_text() == times * "trained\n"
+
+
+def test_what_fails_after_the_training_does_not_cost_it(tmp_path, monkeypatch):
+    found = {"test": {"energy_mae": 1.0}}
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "evaluate", lambda calculator, data: 1 / 0)
+        assert "ZeroDivisionError" in train_by(COUNTS, tmp_path, monkeypatch, done=2).error
+    monkeypatch.setattr(worker, "evaluate", lambda calculator, data: (found, {}))
+    record = train_by(COUNTS, tmp_path, monkeypatch, done=2)
+    assert record.finished and record.metrics == found and record.peak_memory > 0 and record.seconds["training"] == 3.0
+    assert (tmp_path / "count").read_text() == "trained\n"
+    sources.write(tmp_path / "data", "two_atoms", {**sources.SOURCES["two_atoms"].tiny, "seed": 1})
+    monkeypatch.setattr(sources, "write", lambda folder, *given: folder)
+    train_by(COUNTS, tmp_path, monkeypatch, done=2)
+    assert (tmp_path / "count").read_text() == 2 * "trained\n"
 
 
 def test_nothing_goes_on_from_a_base_that_failed(tmp_path, monkeypatch):
