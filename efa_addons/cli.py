@@ -284,8 +284,10 @@ def _study(args: argparse.Namespace) -> None:
     cumulene.require("matplotlib", "data")  # of the report: not to be missed after all trainings
     study = Study.load(args.study, args.size)
     options = {"pythons": dict(args.python), "hosts": args.hosts, "device": args.device, "parallel": args.parallel}
-    folder, _ = runner.run(study, args.out, **options)
+    folder, records = runner.run(study, args.out, **options)
     study_report.write(folder)
+    if not any(record.finished for record in records):
+        raise EFAError(f"every run failed; the report in {folder} says why.")
 
 
 def _report(args: argparse.Namespace) -> None:

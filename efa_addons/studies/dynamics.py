@@ -58,7 +58,8 @@ def nve(calculator: Calculator, atoms: Atoms, settings: Dynamics) -> dict[str, A
     Returns:
         time (ps) and energy (potential and kinetic, eV/atom, above the first) of some points; drift, the slope of a straight
         line through all steps (eV/atom/ps); spread, the standard deviation around it (eV/atom); temperature, the mean of the
-        second half (K); fell_apart, the time (ps) at which the structure did, or null.
+        second half (K, of vibrations: the whole neither moves nor turns); fell_apart, the time (ps) at which the structure
+        did, or null.
     """
     md = common.require("ase.md.velocitydistribution", "data")
     verlet = common.require("ase.md.verlet", "data").VelocityVerlet
@@ -71,12 +72,14 @@ def nve(calculator: Calculator, atoms: Atoms, settings: Dynamics) -> dict[str, A
         md.ZeroRotation(atoms)
     steps = max(2, round(1000 * settings.picoseconds / settings.timestep))
     extent = atoms.get_all_distances().max()
+    rotations = int((atoms.get_moments_of_inertia() > 1e-6).sum())  # of a line two
+    share = 3 * len(atoms) / max(1, 3 * len(atoms) - 3 - rotations)  # ASE's temperature is that of all degrees of freedom
     energies, temperatures, fell_apart = [], [], None
     dynamics = verlet(atoms, timestep=settings.timestep * units.fs)
     with common.one_thread():
         for step, _ in enumerate(dynamics.irun(steps)):
             energies.append(atoms.get_total_energy() / len(atoms))
-            temperatures.append(atoms.get_temperature())
+            temperatures.append(share * atoms.get_temperature())
             if not np.isfinite(energies[-1]) or atoms.get_all_distances().max() > FELL_APART * extent:
                 fell_apart = step * settings.timestep / 1000
                 break

@@ -46,6 +46,12 @@ def test_a_spring_keeps_its_energy():
     assert found["spread"] / finer["spread"] == pytest.approx(4, rel=0.1)
 
 
+def test_the_temperature_is_that_of_the_vibration():
+    """Of one degree of freedom, which has half of its energy in motion."""
+    found = nve(Spring(30.0), ATOMS, Dynamics(picoseconds=2.0, timestep=0.25, temperature=1e-6))
+    assert found["temperature"] == pytest.approx(0.5 * 30.0 * 0.1**2 / 8.617333e-5, rel=0.02)
+
+
 def test_forces_without_an_energy_are_seen():
     push = nve(Spring(0.0, push=0.02), ATOMS, SHORT)
     assert push["drift"] > 1e-2

@@ -16,6 +16,7 @@ import yaml
 
 pytest.importorskip("ase")
 
+from efa_addons import cli
 from efa_addons.errors import EFAError
 from efa_addons.studies import environments, forks, hosts, runner, sources, worker
 from efa_addons.studies.environments import Environment
@@ -410,6 +411,16 @@ def test_a_worker_that_dies_is_a_failed_run_and_the_others_go_on(tmp_path, fake,
     fake(SUCCEED)
     assert all(record.finished for record in run(tmp_path))  # what failed is tried again, and nothing else
     assert ran(tmp_path) == ["0 with EFA"]
+
+
+def test_a_study_of_which_nothing_finished_has_failed(tmp_path, fake, capsys):
+    pytest.importorskip("matplotlib")
+    fake("import sys; sys.exit('out of memory')")
+    path = tmp_path / "pairs.yaml"
+    path.write_text(yaml.safe_dump(CONTENT))
+    command = ["study", str(path), "--size", "tiny", "--hosts", "mace", "--out", str(tmp_path / "out")]
+    assert cli.main(command) == 2 and "every run failed" in capsys.readouterr().err
+    assert "out of memory" in (tmp_path / "out/pairs/tiny/report.md").read_text()
 
 
 def test_what_goes_on_from_a_base_waits_for_it(tmp_path, fake):
