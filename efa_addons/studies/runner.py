@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import signal
@@ -116,7 +115,7 @@ class Task:
         record = Record.read(self.folder / FILE)
         now = {key: tuple(new) if isinstance(new, list) else new for key in TOLD for new in [self.job.record[key]]}
         changes: dict[str, Any] = {key: new for key, new in now.items() if new != getattr(record, key)}
-        scans = json.loads(json.dumps({name: asdict(scan) for name, scan in sources.scans(Path(self.job.data)).items()}))
+        scans = json.loads((Path(self.job.data) / sources.SCANS).read_text())
         profiles = {name: replace(profile, scan=scans[name]) for name, profile in record.profiles.items()}
         if profiles != record.profiles:
             changes["profiles"] = profiles
@@ -169,12 +168,11 @@ def _run(
     if study.dynamics is not None:
         _check_start(study.dynamics, data)
     splits = {name: split(path) for name, path in data.items()}
-    known = functools.partial(_known, study, device)
     tasks: dict[str, Task] = {}
     for cell in cells:  # bases come first
         base = tasks[cell.base.name] if cell.base is not None else None
         job = Job(
-            known(cell, splits[cell.data.name], None if base is None else base.job.record),
+            _known(study, device, cell, splits[cell.data.name], None if base is None else base.job.record),
             str(data[cell.data.name]),
             device,
             max(1, cores // parallel),

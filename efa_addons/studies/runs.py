@@ -72,10 +72,6 @@ class Run:
         stamp = self.folder / STAMP
         return self.model.exists() and stamp.exists() and json.loads(stamp.read_text()) == self.stamp
 
-    def forget(self) -> None:
-        """It has not finished after all."""
-        (self.folder / STAMP).unlink(missing_ok=True)
-
     def start(self, threads: int) -> subprocess.Popen:
         """Empties the folder (hosts append to results they find) and starts training there."""
         self._prepare()
@@ -108,6 +104,11 @@ class Run:
                 f"training {self.variant.label} failed with exit code {code}. The command was:\n{' '.join(self.command)}\n"
                 f"End of {self.log}:\n{tail}"
             )
+        curve = self.host.curve(self.folder)
+        if not curve:
+            raise EFAError(f"the training left no record of validations in {self.folder}")
+        if curve[-1]["epoch"] != self.num_epochs:  # hosts end without an error where losses are NaN
+            raise EFAError(f"the training ended after {curve[-1]['epoch']} of {self.num_epochs} epochs, see {self.log}")
         (self.folder / STAMP).write_text(json.dumps(self.stamp, indent=2) + "\n")
 
 

@@ -57,7 +57,7 @@ def test_samples_cover_both_senses_and_are_displaced():
 
 
 def test_missing_package_says_what_to_install():
-    with pytest.raises(ImportError, match=r"pip install .efa-addons\[data\]"):
+    with pytest.raises(ImportError, match=r'pip install "efa-addons\[data\]"'):
         study.require("a_package_that_does_not_exist", "data")
 
 

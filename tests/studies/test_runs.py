@@ -34,6 +34,7 @@ def fake_run(tmp_path):
             command=lambda name, folder, train_file, flags: [sys.executable, "-c", script, str(folder), *flags],
             model_file=lambda name, folder: folder / "model",
             epochs_done=epochs.epochs_done,
+            curve=lambda folder: [{"epoch": 2}],
         )
         training = hosts.Training(("--epochs=2",), 2, {"c.yaml": "a: 1"})
         variant = hosts.Variant("fake_efa", "fake + EFA", "efa", ("--efa",))

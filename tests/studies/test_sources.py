@@ -307,5 +307,5 @@ def test_sources_are_known_without_ase_and_tblite(monkeypatch):
     monkeypatch.setattr(efa_addons, "studies", efa_addons.studies)  # is bound anew
     found = importlib.import_module("efa_addons.studies.sources").SOURCES
     assert set(found) == set(sources.SOURCES) and "farthest" in found["sn2"].options
-    with pytest.raises(ImportError, match=r"pip install .efa-addons\[data\]"):
+    with pytest.raises(ImportError, match=r'pip install "efa-addons\[data\]"'):
         found["two_atoms"].make()

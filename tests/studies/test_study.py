@@ -475,11 +475,14 @@ def test_an_environment_without_the_host_is_refused(tmp_path, monkeypatch):
         environments.find("nequip")
 
 
+INSTALL = r'pip install "efa-addons\[nequip,data\]"'
+
+
 def test_an_environment_that_cannot_run_studies_is_refused(tmp_path, monkeypatch):
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\ncase "$2" in *version*) echo 1;; *) echo "No module named rich" >&2; exit 1;; esac\n')
     python.chmod(0o755)
-    with pytest.raises(EFAError, match=r"\(No module named rich\): there, pip install .efa-addons\[nequip,data\]"):
+    with pytest.raises(EFAError, match=r"cannot run studies \(No module named rich\): there, " + INSTALL):
         environments.find("nequip", {"nequip": python})
 
 
