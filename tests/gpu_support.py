@@ -14,6 +14,10 @@ from efa_addons.nn import replay
 from efa_addons.ops.backends import interpreted
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available() or interpreted(), reason="needs a GPU")
+KERNELS_RUN_ON = "cpu" if interpreted() else "cuda"
+kernels = pytest.mark.skipif(
+    not (torch.cuda.is_available() or interpreted()), reason="needs a GPU, or TRITON_INTERPRET=1 and triton"
+)
 _WARM_UP = 3  # kernels are compiled and checked, tables made, and the first of what is looked at late is waited for
 
 

@@ -11,6 +11,7 @@ after another call of the block, or for the second time, first replays its own f
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -58,11 +59,30 @@ class _Graph:
         # graphs that share memory are captured on the same stream, and torch's own is that of the first device it was used on
         self._stream: torch.cuda.Stream = torch.cuda.Stream(device) if before is None else before._stream
         pool = None if before is None else before._graph.pool()
-        with torch.cuda.graph(self._graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
-            self.results = run()
+        try:
+            with _capture(self._graph, self._stream, pool):
+                self.results = run()
+        except BaseException:
+            try:
+                self._graph.pool()
+            except RuntimeError:  # only graphs that ended have one
+                _mend(self._graph, device)
+            raise
 
     def replay(self) -> None:
         self._graph.replay()
+
+
+def _capture(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream, pool: Any = None) -> torch.cuda.graph:
+    return torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+
+
+def _mend(graph: torch.cuda.CUDAGraph, device: torch.device) -> None:
+    """What torch leaves of a capture that CUDA broke off, at an operation that waits, say: before torch 2.13 its generator
+    takes the capture to go on, and refuses random numbers and every replay in the process, until another capture ends."""
+    _broken.append(graph)  # torch's allocator goes on asking it
+    with contextlib.suppress(RuntimeError), _capture(torch.cuda.CUDAGraph(), torch.cuda.Stream(device)):
+        torch.zeros(1, device=device)
 
 
 def _warm_up(run: Callable[[], Any], device: torch.device) -> None:
@@ -243,7 +263,7 @@ class _Replays:
 
     def due(self, kind: _Kind) -> bool:
         """Whether this call is to be recorded: the more often its kind was and had to make room for others, the later."""
-        if kind in self.failed:
+        if kind in self.failed or _broken:
             return False
         if len(self.calls) > 1000:  # of ever new shapes
             self.calls.clear()
@@ -275,6 +295,7 @@ _of: weakref.WeakKeyDictionary[nn.Module, _Replays] = weakref.WeakKeyDictionary(
 # Of each block in training the place of a parameter that is trained.
 _trained: weakref.WeakKeyDictionary[nn.Module, tuple[dict[str, Any], str]] = weakref.WeakKeyDictionary()
 _recording = threading.Lock()  # one at a time
+_broken: list[torch.cuda.CUDAGraph] = []  # captures that were broken off: after one, nothing more is recorded
 
 
 def wanted() -> bool:

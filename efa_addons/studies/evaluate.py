@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from efa_addons.studies import cumulene, sources
+from efa_addons.studies.common import one_thread
 from efa_addons.studies.record import Profile
-from efa_addons.studies.results import predict
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -28,10 +28,26 @@ def evaluate(calculator: Calculator, data: Path) -> tuple[dict[str, dict[str, fl
         metrics[name] = errors(structures, energies, forces)
         if name in scans:
             scan = scans[name]
-            x = tuple(float(atoms.info[scan.x]) for atoms in structures)
-            reference = tuple(float(atoms.info[cumulene.ENERGY]) for atoms in structures)
-            profiles[name] = Profile(asdict(scan), x, tuple(map(float, energies)), reference)
+            profiles[name] = profile(scan, [atoms.info[scan.x] for atoms in structures], structures, energies)
     return metrics, profiles
+
+
+def predict(calculator: Calculator, structures: Sequence[Atoms]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Energies (eV) and forces (eV/Å) of structures, one by one."""
+    energies, forces = [], []
+    with one_thread():
+        for atoms in structures:
+            calculator.calculate(atoms, properties=["energy", "forces"])
+            energies.append(float(calculator.results["energy"]))
+            forces.append(np.array(calculator.results["forces"]))
+    return np.array(energies), forces
+
+
+def profile(scan: sources.Scan, x: Sequence[float], structures: Sequence[Atoms], energies: np.ndarray) -> Profile:
+    """A model's energies (eV) of labelled structures that lie at `x` of a scan."""
+    reference = [atoms.info[cumulene.ENERGY] for atoms in structures]
+    points, found, labels = (tuple(map(float, values)) for values in (x, energies, reference))
+    return Profile(asdict(scan), points, found, labels)
 
 
 def errors(structures: Sequence[Atoms], energies: np.ndarray, forces: Sequence[np.ndarray]) -> dict[str, float]:

@@ -24,6 +24,11 @@ class Profile:
     energies: tuple[float, ...]
     reference: tuple[float, ...]
 
+    @classmethod
+    def read(cls, entry: Mapping[str, Any]) -> Profile:
+        """From its fields, as JSON has them."""
+        return cls(entry["scan"], *(tuple(entry[key]) for key in ("x", "energies", "reference")))
+
 
 @dataclass(frozen=True)
 class Record:
@@ -101,10 +106,7 @@ class Record:
                 raise EFAError(
                     f"{path} has format {content.get('format')}, expected {FORMAT}: remove it, and run the study again."
                 )
-            profiles = {
-                name: Profile(entry["scan"], *(tuple(entry[key]) for key in ("x", "energies", "reference")))
-                for name, entry in content["profiles"].items()
-            }
+            profiles = {name: Profile.read(entry) for name, entry in content["profiles"].items()}
             lists = {key: tuple(content.get(key, ())) for key in ("curve", "literature", "variants")}
             return cls(**{**content, "profiles": profiles, **lists})
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:

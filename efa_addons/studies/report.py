@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from efa_addons.studies import cumulene, tables
+from efa_addons.studies import cumulene, measures, tables
 from efa_addons.studies.drawing import LOOKS, MODEL, REFERENCE, Look, finish, panels
-from efa_addons.studies.results import HostResults, Profile, Result, collect
+from efa_addons.studies.results import HostResults, Result, collect
 
 # column of the table (lines of its head) -> how to write a Result in it
 COLUMNS = {
@@ -45,7 +46,8 @@ def write(folder: Path, data: Path) -> None:
     """
     found, outdated = collect(folder, data)
     for name in outdated:
-        print(f"{folder / name} belongs to other data and is left out: run the demonstration again with --host {name}.")
+        belongs = f"{folder / name} belongs to other data, or to an earlier version, and is left out"
+        print(f"{belongs}: run the demonstration again with --host {name}.")
     results = [result for host in found for result in host.results]
     Console().print(rich_table(results))
     (folder / "table.md").write_text(markdown_table(results), encoding="utf-8")
@@ -54,7 +56,7 @@ def write(folder: Path, data: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(names)
         writer.writerows([getattr(result, name) for name in names] for result in results)
-    plot(folder / "profile.png", found, Profile.of(cumulene.read(data, "scan")))
+    plot(folder / "profile.png", found)
 
 
 def rich_table(results: Sequence[Result]) -> Table:
@@ -75,14 +77,16 @@ def _short(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-def plot(path: Path, found: Sequence[HostResults], reference: Profile) -> None:
+def plot(path: Path, found: Sequence[HostResults]) -> None:
     """Torsion profiles, a panel per host: the reference as a black line, every model shifted to the reference's mean."""
     figure, grid = panels([host.label for host in found])
     for axes, host in zip(grid[0], found, strict=True):
-        axes.plot(reference.twists, reference.aligned(reference), label=cumulene.METHOD, **REFERENCE)
+        shown = host.results[0].profile
+        lowest = min(shown.reference)
+        axes.plot(shown.x, np.array(shown.reference) - lowest, label=cumulene.METHOD, **REFERENCE)
         for result in host.results:
             label, look = STYLES[result.kind]
-            axes.plot(result.profile.twists, result.profile.aligned(reference), label=label, **{**MODEL, **look})
+            axes.plot(shown.x, measures.aligned(result.profile) - lowest, label=label, **{**MODEL, **look})
         axes.set(xlim=(-3, 93), xticks=range(0, 91, 30 if len(found) > 1 else 15))
     grid[0, 0].set_ylabel(f"energy above the minimum of {cumulene.METHOD} (eV)")
     label = "twist of the two CH$_2$ groups of a cumulene, C$_9$H$_4$ (degrees)"

@@ -6,52 +6,21 @@ Energies meV or meV/atom, forces meV/Å; profiles eV.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 
-from efa_addons.studies import cumulene
-from efa_addons.studies.common import one_thread
+from efa_addons.studies import cumulene, measures
+from efa_addons.studies.evaluate import errors, predict, profile
 from efa_addons.studies.hosts import NAMES
+from efa_addons.studies.record import Profile
 from efa_addons.studies.runs import Run, digest
-
-if TYPE_CHECKING:
-    from ase import Atoms
-    from ase.calculators.calculator import Calculator
+from efa_addons.studies.sources.cumulenes import SCAN
 
 FILE = "results.json"
-
-
-@dataclass(frozen=True)
-class Profile:
-    """A torsion profile: twists (degrees, from 0 to 90) and energies (eV)."""
-
-    twists: tuple[float, ...]
-    energies: tuple[float, ...]
-
-    @classmethod
-    def of(cls, scan: Sequence[Atoms], energies: Sequence[float] | np.ndarray | None = None) -> Profile:
-        """The profile of labelled structures, or of others' energies for them."""
-        if energies is None:
-            energies = [atoms.info[cumulene.ENERGY] for atoms in scan]
-        return cls(tuple(float(np.degrees(atoms.info[cumulene.TWIST])) for atoms in scan), tuple(map(float, energies)))
-
-    @property
-    def barrier(self) -> float:
-        """E(0°) - E(90°), eV."""
-        return self.energies[0] - self.energies[-1]
-
-    def aligned(self, reference: Profile) -> np.ndarray:
-        """Energies (eV) relative to the reference's minimum, shifted to the reference's mean."""
-        return np.array(self.energies) - np.mean(self.energies) + np.mean(reference.energies) - min(reference.energies)
-
-    def largest_deviation(self, reference: Profile) -> float:
-        """eV, means aligned."""
-        return float(np.abs(self.aligned(reference) - reference.aligned(reference)).max())
 
 
 @dataclass(frozen=True)
@@ -89,26 +58,21 @@ def evaluate(run: Run, data: Path) -> Result:
         energies, forces = predict(calculator, [*test, *scan])
     finally:
         torch.set_default_dtype(dtype)  # calculators change it
-    wanted = np.array([atoms.info[cumulene.ENERGY] for atoms in test])
-    sizes = np.array([len(atoms) for atoms in test])
-    energy_error = 1e3 * (energies[: len(test)] - wanted) / sizes
-    force_error = 1e3 * np.concatenate(
-        [found - atoms.arrays[cumulene.FORCES] for found, atoms in zip(forces, test, strict=False)]
-    )
-    reference, profile = Profile.of(scan), Profile.of(scan, energies[len(test) :])
+    found = errors(test, energies[: len(test)], forces[: len(test)])
+    torsion = profile(SCAN, [math.degrees(atoms.info[cumulene.TWIST]) for atoms in scan], scan, energies[len(test) :])
     return Result(
         name=run.variant.name,
         label=run.variant.label,
         kind=run.variant.kind,
-        energy_mae=_mae(energy_error),
-        energy_rmse=_rmse(energy_error),
-        force_mae=_mae(force_error),
-        force_rmse=_rmse(force_error),
-        scan_deviation=1e3 * profile.largest_deviation(reference),
-        barrier_error=1e3 * (profile.barrier - reference.barrier),
+        energy_mae=1e3 * found["energy_mae_per_atom"],
+        energy_rmse=1e3 * found["energy_rmse_per_atom"],
+        force_mae=1e3 * found["force_mae"],
+        force_rmse=1e3 * found["force_rmse"],
+        scan_deviation=1e3 * float(measures.deviations(torsion).max()),
+        barrier_error=1e3 * measures.barrier_error(torsion),
         num_parameters=parameters,
         seconds_per_epoch=run.host.seconds_per_epoch(run.folder),
-        profile=profile,
+        profile=torsion,
     )
 
 
@@ -120,43 +84,26 @@ def save(folder: Path, found: HostResults, data: Path, settings: dict[str, Any] 
 
 
 def collect(folder: Path, data: Path) -> tuple[list[HostResults], list[str]]:
-    """Results of all hosts in `folder` on this data, in the order of `hosts.NAMES`; and the names of hosts with other data."""
+    """Results of all hosts in `folder` on this data, in the order of `hosts.NAMES`; and the names of hosts with others.
+
+    Others are on other data, or in the form of an earlier version.
+    """
     found, outdated = [], []
     for name in NAMES:
         path = folder / name / FILE
         if not path.exists():
             continue
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["data"] == _digest(data):
-            found.append(HostResults(content["label"], tuple(_result(entry) for entry in content["results"])))
+        try:
+            results = [Result(**{**entry, "profile": Profile.read(entry["profile"])}) for entry in content["results"]]
+        except KeyError:
+            results = []
+        if results and content["data"] == _digest(data):
+            found.append(HostResults(content["label"], tuple(results)))
         else:
             outdated.append(name)
     return found, outdated
 
 
-def _result(entry: dict[str, Any]) -> Result:
-    profile = Profile(*(tuple(entry["profile"][name]) for name in ("twists", "energies")))
-    return Result(**{**entry, "profile": profile})
-
-
 def _digest(data: Path) -> str:
     return digest(b"".join((data / name).read_bytes() for name in cumulene.FILES))
-
-
-def predict(calculator: Calculator, structures: Sequence[Atoms]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Energies (eV) and forces (eV/Å) of structures, one by one."""
-    energies, forces = [], []
-    with one_thread():
-        for atoms in structures:
-            calculator.calculate(atoms, properties=["energy", "forces"])
-            energies.append(float(calculator.results["energy"]))
-            forces.append(np.array(calculator.results["forces"]))
-    return np.array(energies), forces
-
-
-def _mae(errors: np.ndarray) -> float:
-    return float(np.abs(errors).mean())
-
-
-def _rmse(errors: np.ndarray) -> float:
-    return float(np.sqrt((errors**2).mean()))

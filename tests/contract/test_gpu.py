@@ -1,4 +1,7 @@
-"""Every host on a GPU: what it computes there, and that EFA makes nothing wait."""
+"""Every host on a GPU: what it computes there, and that EFA makes nothing wait.
+
+Without a GPU, what it computes with the kernels in Triton's interpreter: TRITON_INTERPRET=1 pytest tests/contract/test_gpu.py
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from copy import deepcopy
 import pytest
 import torch
 from ase.build import molecule
-from gpu_support import gpu, waits
+from gpu_support import KERNELS_RUN_ON, gpu, kernels, waits
 from test_contract import ATTENDING, CONFIGS, SMALL, ethanol
 
 from efa_addons import EFAError
@@ -25,13 +28,13 @@ def step(host, model, batch):
     return [out.energy, out.forces, *torch.autograd.grad(loss, weights or list(model.parameters()), allow_unused=True)]
 
 
-@gpu
+@kernels
 @pytest.mark.parametrize("name", ATTENDING)
 @pytest.mark.parametrize("taken", ["auto", "triton", "chunked"])
 def test_a_training_step(host, name, taken):
     model = host.with_efa(CONFIGS[name].replace(method="quadrature"), SINGLE)
     expected = step(host, model, host.batch(model, STRUCTURES))
-    there = deepcopy(model).cuda()
+    there = deepcopy(model).to(KERNELS_RUN_ON)
     with backend(taken):
         found = step(host, there, host.batch(there, STRUCTURES))
     for value, reference in zip(found, expected, strict=True):

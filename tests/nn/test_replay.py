@@ -409,6 +409,68 @@ def test_a_failure_is_a_warning_and_computed(block, monkeypatch):
     same(results(block, *given), found)  # and not tried again
 
 
+@gpu
+def test_a_capture_that_is_broken_off(randomized, monkeypatch):
+    """By an operation that waits: random numbers and other recordings go on, and nothing more is recorded."""
+    monkeypatch.setattr(replay, "_broken", [])
+    first, second = (randomized(EFABlock(IRREPS, IRREPS, CONFIG)).cuda().eval().requires_grad_(False) for _ in range(2))
+    warm(first)
+    residual = second.residual
+    monkeypatch.setattr(second, "residual", lambda *given: residual(*given) * residual(*given).sum().sign().abs().item())
+    with pytest.warns(EFAWarning, match="not recorded as a CUDA graph"):
+        for _ in range(replay._CALLS + 1):
+            results(second, *structure(second, 0))
+    assert torch.rand(3, device="cuda").shape == (3,)
+    given = structure(first, 1)
+    same(results(first, *given), results(first, *given, first.residual))
+    for _ in range(2 * replay._CALLS):
+        results(first, *structure(first, 0, num_atoms=11))
+    assert len(recorded(first)) == 1
+
+
+class _Captures:
+    """Stand for torch.cuda.CUDAGraph and torch.cuda.graph."""
+
+    ended: list[bool] = []
+
+    def __init__(self, *given, **named):
+        self.number = len(self.ended)
+
+    def pool(self):
+        raise RuntimeError("Called CUDAGraph::pool() without a preceding successful capture.")
+
+    def __enter__(self):
+        self.ended.append(False)
+
+    def __exit__(self, *error):
+        if len(self.ended) == 1:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        self.ended[-1] = True
+
+
+def test_after_a_capture_that_is_broken_off_another_one_ends(monkeypatch):
+    """Which is what torch's generator waits for."""
+    monkeypatch.setattr(replay, "_broken", [])
+    monkeypatch.setattr(_Captures, "ended", [])
+    for name in ("CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, _Captures)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    with pytest.raises(RuntimeError, match="previous error during capture"):
+        replay._Graph(lambda: None, torch.device("cpu"))
+    assert _Captures.ended == [False, True] and len(replay._broken) == 1
+
+
+def test_after_a_capture_that_is_broken_off_nothing_is_recorded(block, counted, monkeypatch):
+    warm(block)
+    monkeypatch.setattr(replay, "_broken", [object()])
+    for _ in range(2 * replay._CALLS):
+        results(block, *structure(block, 0, num_atoms=11))
+    assert len(recorded(block)) == 1
+    before = len(counted)
+    results(block, *structure(block, 0))
+    assert len(counted) == before + 1  # what was recorded goes on
+
+
 def test_copies_and_pickles_have_their_own(block):
     warm(block)
     for other in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):

@@ -1,21 +1,28 @@
 """The report from synthetic numbers; nothing is trained."""
 
 import csv
-import dataclasses
+import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 pytest.importorskip("ase")
 
-from efa_addons.studies import cumulene, report, results
+from efa_addons.studies import cumulene, measures, report, results
+from efa_addons.studies.record import Profile
+from efa_addons.studies.sources.cumulenes import SCAN
 
 TWISTS = tuple(np.linspace(0, 90, 7))
-REFERENCE = results.Profile(TWISTS, tuple(-500 + 0.8 * np.cos(np.radians(TWISTS)) ** 2))
+REFERENCE = tuple(-500 + 0.8 * np.cos(np.radians(TWISTS)) ** 2)
+
+
+def _profile(height):
+    return Profile(asdict(SCAN), TWISTS, tuple(-499 + height * np.cos(np.radians(TWISTS)) ** 2), REFERENCE)
 
 
 def _result(name, label, height, kind):
-    profile = results.Profile(TWISTS, tuple(-499 + height * np.cos(np.radians(TWISTS)) ** 2))
+    profile = _profile(height)
     return results.Result(
         name=name,
         label=label,
@@ -24,8 +31,8 @@ def _result(name, label, height, kind):
         energy_rmse=1.25,
         force_mae=10.0,
         force_rmse=20.0,
-        scan_deviation=1e3 * profile.largest_deviation(REFERENCE),
-        barrier_error=1e3 * (profile.barrier - REFERENCE.barrier),
+        scan_deviation=1e3 * measures.deviations(profile).max(),
+        barrier_error=1e3 * measures.barrier_error(profile),
         num_parameters=12345,
         seconds_per_epoch=1.5,
         profile=profile,
@@ -44,12 +51,11 @@ PAINN = results.HostResults("PaiNN", (_result("painn", "PaiNN", 0.0, "plain"), _
 
 
 def test_profiles_are_compared_with_means_aligned():
-    flat, shifted = MACE.results[0].profile, dataclasses.replace(REFERENCE, energies=tuple(np.array(REFERENCE.energies) + 7))
-    assert shifted.largest_deviation(REFERENCE) == pytest.approx(0, abs=1e-9)
-    assert flat.barrier - REFERENCE.barrier == pytest.approx(-0.8)
-    assert flat.largest_deviation(REFERENCE) == pytest.approx(0.4)
-    np.testing.assert_allclose(flat.aligned(REFERENCE), 0.4)
-    assert REFERENCE.aligned(REFERENCE).min() == pytest.approx(0, abs=1e-9)
+    shifted, flat = _profile(0.8), _profile(0.0)
+    np.testing.assert_allclose(measures.deviations(shifted), 0, atol=1e-9)
+    assert measures.barrier_error(flat) == pytest.approx(-0.8)
+    assert measures.deviations(flat).max() == pytest.approx(0.4)
+    np.testing.assert_allclose(measures.aligned(flat), -499.6)
 
 
 @pytest.fixture
@@ -60,7 +66,7 @@ def data(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     scan = []
-    for twist, energy in zip(REFERENCE.twists, REFERENCE.energies, strict=True):
+    for twist, energy in zip(TWISTS, REFERENCE, strict=True):
         atoms = cumulene.cumulene(np.radians(twist))
         atoms.info[cumulene.ENERGY] = energy
         scan.append(atoms)
@@ -100,8 +106,18 @@ def test_results_on_other_data_are_left_out(tmp_path, data, capsys):
     test.write_text(test.read_text() + test.read_text())
     results.save(tmp_path / "painn", PAINN, data)
     report.write(tmp_path, data)
-    assert "other data and is left out: run the demonstration again with --host mace" in capsys.readouterr().out
+    assert "version, and is left out: run the demonstration again with --host mace" in capsys.readouterr().out
     assert "MACE" not in (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
+def test_results_of_an_earlier_version_are_left_out(tmp_path, data):
+    results.save(tmp_path / "mace", MACE, data)
+    path = tmp_path / "mace" / results.FILE
+    content = json.loads(path.read_text())
+    for entry in content["results"]:
+        entry["profile"] = {"twists": entry["profile"]["x"], "energies": entry["profile"]["energies"]}
+    path.write_text(json.dumps(content))
+    assert results.collect(tmp_path, data) == ([], ["mace"])
 
 
 @pytest.mark.parametrize("found", [[MACE], [PAINN], [MACE, PAINN]])
@@ -109,12 +125,12 @@ def test_the_plot_has_a_panel_per_host_and_one_legend(found, tmp_path, monkeypat
     figure = pytest.importorskip("matplotlib.figure")
     drawn = []
     monkeypatch.setattr(figure.Figure, "savefig", lambda self, *args, **options: drawn.append(self))
-    report.plot(tmp_path / "profile.png", found, REFERENCE)
+    report.plot(tmp_path / "profile.png", found)
     (picture,) = drawn
     assert [axes.get_title() for axes in picture.axes] == [host.label for host in found]
     for axes, host in zip(picture.axes, found, strict=True):
         reference, *models = axes.lines
-        np.testing.assert_allclose(reference.get_ydata(), REFERENCE.aligned(REFERENCE))
+        np.testing.assert_allclose(reference.get_ydata(), np.array(REFERENCE) + 500, atol=1e-9)
         assert len(models) == len(host.results) and axes.get_legend() is None
     (legend,) = picture.legends
     kinds = {result.kind for host in found for result in host.results}
@@ -126,5 +142,5 @@ def test_the_plot_has_a_panel_per_host_and_one_legend(found, tmp_path, monkeypat
 
 def test_plot_is_a_png(tmp_path):
     pytest.importorskip("matplotlib")
-    report.plot(tmp_path / "profile.png", [MACE, PAINN], REFERENCE)
+    report.plot(tmp_path / "profile.png", [MACE, PAINN])
     assert (tmp_path / "profile.png").read_bytes().startswith(b"\x89PNG")

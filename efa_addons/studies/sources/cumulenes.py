@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 DEGREES = "degrees"
+SCAN = Scan(DEGREES, "twist (degrees)", analysis="barrier")
 
 
 def make(
@@ -40,8 +41,7 @@ def make(
         drawn = draw(partial(_sample, shapes, length, zero), seed, **numbers)
         sets |= {name: sets[name] + drawn[f"{name}_{length}"] for name in ("train", "valid", "test")}
         sets[f"scan_{length}"] = [_above(atoms, zero) for atoms in scanned]
-    scan = Scan(DEGREES, "twist (degrees)", analysis="barrier")
-    return Data(sets, {f"scan_{length}": scan for length in num_carbons})
+    return Data(sets, {f"scan_{length}": SCAN for length in num_carbons})
 
 
 def _sample(shapes: list[cumulene.Shape], length: int, zero: float, rng: np.random.Generator) -> Atoms:
