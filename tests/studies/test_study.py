@@ -331,13 +331,6 @@ def test_nothing_goes_on_from_a_base_that_failed(tmp_path, monkeypatch):
     assert not record.finished and "no model to go on from" in record.error
 
 
-def test_paths_of_every_kind_reach_hydra():
-    parser = pytest.importorskip("hydra.core.override_parser.overrides_parser").OverridesParser.create()
-    for path in ("/a/b_c.d-e", "/a b/c", "/a=b/c,d/[e]{f}(g)", "/jürgen/it's", "/a\\'b", "/1/+2"):
-        found = parser.parse_override(hosts.override("data.datapath", Path(path)))
-        assert (found.key_or_group, found.value()) == ("data.datapath", path)
-
-
 def test_what_cannot_be_run_is_refused_before_anything_is(tmp_path, fake):
     with pytest.raises(EFAError, match="hosts mace, nequip, painn"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "alone_in", None)

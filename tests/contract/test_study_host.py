@@ -92,6 +92,13 @@ def _base_energies(folder: Path, host: str) -> tuple[float, ...]:
     return profiles["scan"].energies
 
 
+def test_paths_of_every_kind_reach_hydra():
+    parser = pytest.importorskip("hydra.core.override_parser.overrides_parser").OverridesParser.create()
+    for path in ("/a/b_c.d-e", "/a b/c", "/a=b/c,d/[e]{f}(g)", "/jürgen/it's", "/a\\'b", "/1/+2"):
+        found = parser.parse_override(hosts.override("data.datapath", Path(path)))
+        assert (found.key_or_group, found.value()) == ("data.datapath", path)
+
+
 def test_painn_reads_each_structure_once():
     pytest.importorskip("schnetpack")
     from efa_addons.studies.hosts.painn import Kept
