@@ -26,12 +26,13 @@ _FIVE = "(Tensor, Tensor, Tensor, Tensor, Tensor)"
 
 
 def _filled(found: Sequence[Tensor | None], like: Tensor) -> tuple[Tensor, ...]:
-    """An operator returns tensors: empty ones for what was not asked for."""
-    return tuple(like.new_empty([0]) if part is None else part for part in found)
+    """An operator returns tensors: empty ones for what was not asked for. All are contiguous, whatever back end made them from
+    whatever arguments: compiled code relies on the strides that it was told."""
+    return tuple(like.new_empty([0]) if part is None else part.contiguous() for part in found)
 
 
-def _state(x: Tensor, y: Tensor, r: Tensor, frequencies: Tensor, *waves: Any) -> Tensor | None:
-    return partials(x, y, r, frequencies, None, Waves(*waves), [False, False, False, False, True])[4]
+def _state(x: Tensor, y: Tensor, r: Tensor, frequencies: Tensor, *waves: Any) -> Tensor:
+    return _filled(partials(x, y, r, frequencies, None, Waves(*waves), [False, False, False, False, True]), x)[4]
 
 
 def _fake_state(x: Tensor, y: Tensor, r: Tensor, frequencies: Tensor, *waves: Any) -> Tensor:
@@ -46,8 +47,8 @@ def _state_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return *_asked_for(found[:4], needed), *[None] * _NUM_WAVES
 
 
-def _read_out(x: Tensor, state: Tensor, r: Tensor, frequencies: Tensor, *waves: Any) -> Tensor | None:
-    return partials(x, None, r, frequencies, state, Waves(*waves), [False, True, False, False, False])[1]
+def _read_out(x: Tensor, state: Tensor, r: Tensor, frequencies: Tensor, *waves: Any) -> Tensor:
+    return _filled(partials(x, None, r, frequencies, state, Waves(*waves), [False, True, False, False, False]), x)[1]
 
 
 def _fake_read_out(x: Tensor, state: Tensor, r: Tensor, frequencies: Tensor, *waves: Any) -> Tensor:
@@ -69,9 +70,9 @@ def _first(x: Tensor, y: Tensor, r: Tensor, frequencies: Tensor, state: Tensor, 
 
 
 def _fake_five(*arguments: Any) -> tuple[Tensor, ...]:
-    needed = arguments[-1]
-    found = [torch.empty_like(part) if wanted else None for part, wanted in zip(arguments[:5], needed, strict=True)]
-    return _filled(found, arguments[0])
+    parts, needed = arguments[:5], arguments[-1]
+    found = [part.new_empty(part.shape) if wanted else None for part, wanted in zip(parts, needed, strict=True)]
+    return _filled(found, parts[0])
 
 
 def _first_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
