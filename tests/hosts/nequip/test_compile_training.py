@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpu_support import gpu
+from gpu_support import KERNELS_RUN_ON, gpu, kernels
 from host_support import run
 from nequip_programs import SMALL, saved, train, without_efa
 
@@ -63,6 +63,26 @@ def test_compiled_training_on_a_gpu(workspace):
         found, folder = losses(workspace, f"gpu_{name}", "tutorial", *options, mode + name, "+trainer.accelerator=gpu")
         assert len(found) == 6 and found == pytest.approx(expected, rel=1e-3)
         assert_same_efa(folder, reference, within=1e-2)
+
+
+@kernels
+def test_compiled_training_with_kernels(workspace, monkeypatch):
+    """As nodes of the graph: on a GPU, or TRITON_INTERPRET=1."""
+    options = [*SMALL, ONE_LAYER, QUADRATURE, *NARROW, "trainer.max_epochs=1", "data.train_dataloader.shuffle=false"]
+    runs = {
+        "chunked": ["+training_module.model.compile_mode=eager", "+trainer.accelerator=cpu"],
+        "triton": [
+            "+training_module.model.compile_mode=compile",
+            f"+trainer.accelerator={KERNELS_RUN_ON}",
+        ],
+    }
+    found = {}
+    for name, overrides in runs.items():
+        monkeypatch.setenv("EFA_ADDONS_BACKEND", name)
+        found[name] = losses(workspace, f"by_{name}", "tutorial", *options, *overrides)
+    (expected, reference), (steps, folder) = found["chunked"], found["triton"]
+    assert len(steps) == 2 and steps == pytest.approx(expected, rel=1e-3)
+    assert_same_efa(folder, reference, within=1e-2)
 
 
 @pytest.fixture(scope="module")
