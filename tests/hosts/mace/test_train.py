@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from gpu_support import gpu
+from gpu_support import KERNELS_RUN_ON, kernels
 from mace import tools
 from mace.calculators import MACECalculator
 from mace_support import SMALL, losses
@@ -17,6 +17,7 @@ from efa_addons.hosts.mace import efa_config, has_efa, insert_efa, load
 from efa_addons.hosts.mace.hooks import resolve_from
 from efa_addons.hosts.mace.insert import efa_parameters
 from efa_addons.hosts.mace.options import TrainingOptions, add_flags, options_from, take_section
+from efa_addons.ops.backends import backend
 
 
 def options(*flags, section=None):
@@ -175,14 +176,20 @@ def test_restart_goes_on_and_refuses_other_settings(trained, workspace):
     assert min(after[len(before) :]) < before[0]  # not from scratch
 
 
-@gpu
-def test_training_and_calculator_on_a_gpu(trained, ethanol):
-    """As on the CPU, in single precision."""
+@kernels
+@pytest.mark.parametrize("taken", ["auto", "triton"])
+def test_training_and_calculator_on_a_gpu(taken, trained, ethanol):
+    """Or by interpreted kernels (TRITON_INTERPRET=1): as by torch on the CPU, in single precision."""
     flags = ("--efa", *SMALL, "--efa_method", "quadrature")
-    here, there = (trained(f"efa_{device}", *flags, "--device", device, dtype="float32") for device in ("cpu", "cuda"))
-    assert losses(there) == pytest.approx(losses(here), rel=1e-2)
-    energies = []
-    for device in ("cpu", "cuda"):
-        ethanol.calc = MACECalculator(model_paths=str(there / "efa_cuda.model"), device=device, default_dtype="float32")
-        energies.append(ethanol.get_potential_energy())
+    runs = {"chunked": "cpu", taken: KERNELS_RUN_ON}
+    folders, energies = {}, []
+    for name, device in runs.items():
+        with backend(name):
+            folders[name] = trained(f"efa_by_{name}", *flags, "--device", device, dtype="float32")
+    assert losses(folders[taken]) == pytest.approx(losses(folders["chunked"]), rel=1e-2)
+    model = str(folders[taken] / f"efa_by_{taken}.model")
+    for name, device in runs.items():
+        with backend(name):
+            ethanol.calc = MACECalculator(model_paths=model, device=device, default_dtype="float32")
+            energies.append(ethanol.get_potential_energy())
     assert energies[1] == pytest.approx(energies[0], rel=1e-5)

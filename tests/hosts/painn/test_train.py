@@ -10,12 +10,13 @@ import ase.io
 import numpy as np
 import pytest
 import torch
-from gpu_support import gpu
+from gpu_support import KERNELS_RUN_ON, kernels
 from host_support import ROOT, fresh_process, run
 from painn_support import SMALL, final_errors, metrics, parameters, train
 
 from efa_addons.hosts.painn import describe, efa_config, efa_parameters, has_efa, load
 from efa_addons.hosts.painn.describe import batch_of
+from efa_addons.ops.backends import backend
 
 EMA = ["callbacks.ema.decay=0.9"]
 
@@ -201,13 +202,20 @@ def test_the_configurations_come_with_the_package_wherever_one_is(workspace, tmp
     assert "_target_: efa_addons.hosts.painn.InsertEFA" in text
 
 
-@gpu
-def test_training_on_a_gpu(workspace, ethanol):
-    """It trains EFA there, and what it trained is the same function on the CPU."""
-    folder, _ = train(workspace, "gpu", "efa_tutorial", *SMALL, "trainer.accelerator=gpu", "+trainer.devices=1")
+@kernels
+@pytest.mark.parametrize("taken", ["auto", "triton"])
+def test_training_on_a_gpu(taken, workspace, ethanol, monkeypatch):
+    """Or by interpreted kernels (TRITON_INTERPRET=1): it trains EFA, and what it trained is the same function by torch on the CPU."""
+    monkeypatch.setenv("EFA_ADDONS_BACKEND", taken)
+    flags = ("++model.representation.efa.method=quadrature", f"trainer.accelerator={KERNELS_RUN_ON}", "+trainer.devices=1")
+    folder, _ = train(workspace, f"by_{taken}", "efa_tutorial", *SMALL, *flags)
     assert all(np.isfinite(float(value)) for value in final_errors(folder).values())
     model = torch.load(folder / "best_model", weights_only=False, map_location="cpu").eval()
     last = [p for name, p in efa_parameters(model).items() if name.endswith(("mlp.2.weight", "out.weight"))]
     assert last and all(p.abs().max() > 0 for p in last)
-    energies = [model.to(device)(batch_of(model.to(device), [ethanol]))["energy"].item() for device in ("cpu", "cuda")]
+    energies = []
+    for name, device in (("chunked", "cpu"), (taken, KERNELS_RUN_ON)):
+        there = model.to(device)
+        with backend(name):
+            energies.append(there(batch_of(there, [ethanol]))["energy"].item())
     assert energies[1] == pytest.approx(energies[0], rel=1e-5)
