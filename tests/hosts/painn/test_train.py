@@ -205,9 +205,9 @@ def test_the_configurations_come_with_the_package_wherever_one_is(workspace, tmp
 @kernels
 @pytest.mark.parametrize("taken", ["auto", "triton"])
 def test_training_on_a_gpu(taken, workspace, ethanol, monkeypatch):
-    """Or by interpreted kernels (TRITON_INTERPRET=1): it trains EFA, and what it trained is the same function by torch on the CPU."""
+    """Or by interpreted kernels (TRITON_INTERPRET=1): what it trained is the same function by torch on the CPU."""
     monkeypatch.setenv("EFA_ADDONS_BACKEND", taken)
-    flags = ("++model.representation.efa.method=quadrature", f"trainer.accelerator={KERNELS_RUN_ON}", "+trainer.devices=1")
+    flags = ("++model.representation.efa.method=quadrature", f"trainer.accelerator={KERNELS_RUN_ON}", "trainer.devices=1")
     folder, _ = train(workspace, f"by_{taken}", "efa_tutorial", *SMALL, *flags)
     assert all(np.isfinite(float(value)) for value in final_errors(folder).values())
     model = torch.load(folder / "best_model", weights_only=False, map_location="cpu").eval()
