@@ -207,7 +207,9 @@ def test_the_configurations_come_with_the_package_wherever_one_is(workspace, tmp
 def test_training_on_a_gpu(taken, workspace, ethanol, monkeypatch):
     """Or by interpreted kernels (TRITON_INTERPRET=1): what it trained is the same function by torch on the CPU."""
     monkeypatch.setenv("EFA_ADDONS_BACKEND", taken)
-    flags = ("++model.representation.efa.method=quadrature", f"trainer.accelerator={KERNELS_RUN_ON}", "trainer.devices=1")
+    efa = {"method": "quadrature", "num_features_qk": 4, "num_features_v": 4, "max_length": 6.0}
+    flags = [f"++model.representation.efa.{name}={value}" for name, value in efa.items()]
+    flags += [f"trainer.accelerator={KERNELS_RUN_ON}", "trainer.devices=1"]
     folder, _ = train(workspace, f"by_{taken}", "efa_tutorial", *SMALL, *flags)
     assert all(np.isfinite(float(value)) for value in final_errors(folder).values())
     model = torch.load(folder / "best_model", weights_only=False, map_location="cpu").eval()
