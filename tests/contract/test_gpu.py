@@ -5,7 +5,11 @@ Without a GPU, what it computes with the kernels in Triton's interpreter: TRITON
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from copy import deepcopy
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -14,7 +18,7 @@ from gpu_support import KERNELS_RUN_ON, gpu, kernels, waits
 from test_contract import ATTENDING, CONFIGS, SMALL, ethanol
 
 from efa_addons import EFAError
-from efa_addons.ops.backends import backend
+from efa_addons.ops.backends import backend, interpreted
 
 STRUCTURES = [ethanol(), molecule("H2O"), molecule("CH3OH")]
 SINGLE = torch.float32
@@ -39,6 +43,15 @@ def test_a_training_step(host, name, taken):
         found = step(host, there, host.batch(there, STRUCTURES))
     for value, reference in zip(found, expected, strict=True):
         assert (value.cpu() - reference).norm() <= 1e-3 * reference.norm() + 1e-6
+
+
+@pytest.mark.skipif(find_spec("triton") is None or interpreted(), reason="needs triton")
+def test_a_training_step_with_interpreted_kernels(host):
+    """The smallest, in a process of its own, as triton is imported for one or the other."""
+    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "triton and layer", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
 
 
 @gpu
