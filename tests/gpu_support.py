@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,6 +22,14 @@ kernels = pytest.mark.skipif(
     not (torch.cuda.is_available() or interpreted()), reason="needs a GPU, or TRITON_INTERPRET=1 and triton"
 )
 _WARM_UP = 3  # kernels are compiled and checked, tables made, and the first of what is looked at late is waited for
+
+
+def run_interpreted(*arguments: str) -> str:
+    """What pytest prints with Triton's interpreter: in a process of its own, as triton is imported for one or the other."""
+    command = [sys.executable, "-m", "pytest", "-q", *arguments, "-p", "no:cacheprovider"]
+    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def waits(run: Callable[[], object]) -> int:

@@ -63,10 +63,7 @@ class _Graph:
             with _capture(self._graph, self._stream, pool):
                 self.results = run()
         except BaseException:
-            try:
-                self._graph.pool()
-            except RuntimeError:  # only graphs that ended have one
-                _mend(self._graph, device)
+            _mend(self._graph, device)
             raise
 
     def replay(self) -> None:
@@ -80,6 +77,9 @@ def _capture(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream, pool: Any =
 def _mend(graph: torch.cuda.CUDAGraph, device: torch.device) -> None:
     """What torch leaves of a capture that CUDA broke off, at an operation that waits, say: before torch 2.13 its generator
     takes the capture to go on, and refuses random numbers and every replay in the process, until another capture ends."""
+    with contextlib.suppress(RuntimeError):
+        graph.pool()  # which only a capture that ended has
+        return
     _broken.append(graph)  # torch's allocator goes on asking it
     with contextlib.suppress(RuntimeError), _capture(torch.cuda.CUDAGraph(), torch.cuda.Stream(device)):
         torch.zeros(1, device=device)

@@ -32,7 +32,9 @@ def _filled(found: Sequence[Tensor | None], like: Tensor) -> tuple[Tensor, ...]:
 
 
 def _state(x: Tensor, y: Tensor, r: Tensor, frequencies: Tensor, *waves: Any) -> Tensor:
-    return _filled(partials(x, y, r, frequencies, None, Waves(*waves), [False, False, False, False, True]), x)[4]
+    state = partials(x, y, r, frequencies, None, Waves(*waves), [False, False, False, False, True])[4]
+    assert state is not None
+    return state.contiguous()
 
 
 def _fake_state(x: Tensor, y: Tensor, r: Tensor, frequencies: Tensor, *waves: Any) -> Tensor:
@@ -48,7 +50,9 @@ def _state_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 def _read_out(x: Tensor, state: Tensor, r: Tensor, frequencies: Tensor, *waves: Any) -> Tensor:
-    return _filled(partials(x, None, r, frequencies, state, Waves(*waves), [False, True, False, False, False]), x)[1]
+    values = partials(x, None, r, frequencies, state, Waves(*waves), [False, True, False, False, False])[1]
+    assert values is not None
+    return values.contiguous()
 
 
 def _fake_read_out(x: Tensor, state: Tensor, r: Tensor, frequencies: Tensor, *waves: Any) -> Tensor:

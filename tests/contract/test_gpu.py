@@ -5,16 +5,13 @@ Without a GPU, what it computes with the kernels in Triton's interpreter: TRITON
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from copy import deepcopy
 from importlib.util import find_spec
 
 import pytest
 import torch
 from ase.build import molecule
-from gpu_support import KERNELS_RUN_ON, gpu, kernels, waits
+from gpu_support import KERNELS_RUN_ON, gpu, kernels, run_interpreted, waits
 from test_contract import ATTENDING, CONFIGS, SMALL, ethanol
 
 from efa_addons import EFAError
@@ -47,11 +44,8 @@ def test_a_training_step(host, name, taken):
 
 @pytest.mark.skipif(find_spec("triton") is None or interpreted(), reason="needs triton")
 def test_a_training_step_with_interpreted_kernels(host):
-    """The smallest, in a process of its own, as triton is imported for one or the other."""
-    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "triton and layer", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed" in done.stdout
+    """The smallest."""
+    assert "1 passed" in run_interpreted(__file__, "-k", "triton and layer")
 
 
 @gpu

@@ -434,7 +434,7 @@ class _Captures:
     ended: list[bool] = []
 
     def __init__(self, *given, **named):
-        self.number = len(self.ended)
+        pass
 
     def pool(self):
         raise RuntimeError("Called CUDAGraph::pool() without a preceding successful capture.")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpu_support import gpu, waits
+from gpu_support import gpu, run_interpreted, waits
 
 from efa_addons import EFAWarning, EuclideanFastAttention
 from efa_addons.ops import backends, selfcheck, waves
@@ -19,12 +19,8 @@ FOLDER = Path(__file__).parent
 
 
 def test_interpreted():
-    """In a process of its own, as triton is imported for one or the other."""
-    command = [sys.executable, "-m", "pytest", "-q", str(FOLDER / "interpreted"), "-p", "no:cacheprovider"]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert " passed" in result.stdout and "skipped" not in result.stdout
+    printed = run_interpreted(str(FOLDER / "interpreted"))
+    assert " passed" in printed and "skipped" not in printed
 
 
 _SLOW = pytest.mark.slow
