@@ -11,10 +11,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 import yaml
 
 from efa_addons.config import AUTO, EFAConfig
 from efa_addons.errors import EFAError, how_to_install
+from efa_addons.nn.checks import largest_distance
 from efa_addons.portable import SUFFIX, read_portable
 from efa_addons.studies.hosts import NAMES as HOSTS
 from efa_addons.version import __version__
@@ -55,9 +57,16 @@ def _add_insert(verbs: Verbs) -> None:
     group = parser.add_argument_group("EFA options", "values as in YAML: null, true, [0, 1], 1e-5")
     for field in dataclasses.fields(EFAConfig):
         group.add_argument(
-            f"--{field.name}", default=argparse.SUPPRESS, metavar="VALUE", type=yaml.safe_load, help=field.metadata["help"]
+            f"--{field.name}", default=argparse.SUPPRESS, metavar="VALUE", type=_value, help=field.metadata["help"]
         )
     parser.set_defaults(run=_insert)
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"must be a value as in YAML, got {text} (in a shell lists need quotes)") from error
 
 
 def _add_strip(verbs: Verbs) -> None:
@@ -165,14 +174,19 @@ def _insert(args: argparse.Namespace) -> None:
     config = EFAConfig.from_dict(options)
     if config.needs_data:
         config = _resolve(config, args.data)
-    model = host.insert_efa(host.load(args.input), config, seed=args.seed)
+    elif args.data is not None:
+        print(f"{args.data}: not used, since no option is '{AUTO}'")
+    model = host.insert_efa(_load(host, args), config, seed=args.seed)
     host.save(model, args.output)
     print(host.describe(model))
 
 
 def _options_in(path: Path, of_training: Collection[str]) -> dict[str, Any]:
     """EFA options of a YAML file, flat or under 'efa:', without those `of_training`, which say nothing of a model."""
-    content = yaml.safe_load(path.read_text())
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise EFAError(f"{path} is no YAML file ({' '.join(str(error).split())}).") from error
     if isinstance(content, dict) and "efa" in content:
         content = {} if content["efa"] is True else content["efa"]
     if not isinstance(content, dict):
@@ -187,8 +201,10 @@ def _resolve(config: EFAConfig, data: Path | None) -> EFAConfig:
     """'auto' from a file of structures, or, for max_length, an announced default."""
     if data is not None:
         structures = _structures(data)
-        largest = max(atoms.get_all_distances().max() for atoms in structures)
-        return config.resolve(float(largest), sum(map(len, structures)) / len(structures))
+        sizes = [len(atoms) for atoms in structures]
+        batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        largest = largest_distance(torch.cat([torch.as_tensor(atoms.positions) for atoms in structures]), batch)
+        return config.resolve(largest, sum(sizes) / len(sizes))
     if config.normalization == AUTO:
         raise EFAError("normalization: auto needs structures to count atoms in: give --data FILE, or a number.")
     print(
@@ -223,13 +239,13 @@ def _structures(path: Path) -> list[Any]:
 
 def _strip(args: argparse.Namespace) -> None:
     host = _host(args)
-    host.save(host.strip_efa(host.load(args.input)), args.output)
+    host.save(host.strip_efa(_load(host, args)), args.output)
     print(f"{args.output}: stock model without EFA")
 
 
 def _convert(args: argparse.Namespace) -> None:
     host = _host(args)
-    host.save(host.load(args.input), args.output)
+    host.save(_load(host, args), args.output)
     print(f"{args.output}: {'portable format' if args.output.suffix == SUFFIX else 'the format of ' + args.host}")
 
 
@@ -242,7 +258,7 @@ def _inspect(args: argparse.Namespace) -> None:
             f"portable format {portable.format}, written by efa_addons {portable.efa_addons_version} and {args.host} "
             f"{portable.host_version}"
         )
-    print(host.inspect(host.load(args.input), structures))
+    print(host.inspect(_load(host, args), structures))
 
 
 def _kernels(args: argparse.Namespace) -> None:
@@ -251,7 +267,7 @@ def _kernels(args: argparse.Namespace) -> None:
     kernels.check_name(args.out)
     host = _host(args)
     structures = _structures(args.data)
-    layers = kernels.effective_kernels(host, host.load(args.input), structures)
+    layers = kernels.effective_kernels(host, _load(host, args), structures)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     kernels.plot(args.out, layers)
     kernels.write_csv(args.out.with_suffix(".csv"), layers)
@@ -262,13 +278,31 @@ def _host(args: argparse.Namespace) -> ModuleType:
     """The adapter module, once it is clear that the files are as they should be."""
     if not args.input.exists():
         raise FileNotFoundError(f"{args.input} does not exist.")
-    if getattr(args, "output", None) is not None and args.output.exists():
-        raise FileExistsError(f"{args.output} exists already; give another name.")
+    if getattr(args, "output", None) is not None:
+        if args.output.exists():
+            raise FileExistsError(f"{args.output} exists already; give another name.")
+        if not args.output.parent.is_dir():
+            raise FileNotFoundError(f"{args.output.parent} is no folder: make it before {args.output.name} is written there.")
     try:
         host = importlib.import_module(f"efa_addons.hosts.{args.host}")
     except ImportError as error:
         raise ImportError(f"{error}; install the host with: {how_to_install(args.host)}") from error
     return host
+
+
+def _load(host: ModuleType, args: argparse.Namespace) -> Any:
+    """The model of the input file.
+
+    Raises:
+        EFAError: it cannot be read.
+    """
+    try:
+        return host.load(args.input)
+    except (EFAError, ImportError):
+        raise
+    except Exception as error:  # torch has many for files that are damaged or of another kind
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise EFAError(f"{args.input} cannot be read ({why}): expected a model of {args.host}, whole.") from error
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -182,7 +182,7 @@ def _check(config: EFAConfig) -> None:
         if not isinstance(value, str) and not (value > 0 and math.isfinite(value)):
             raise EFAError(f"{name} must be positive, got {value}.")
     for name in ("max_frequency", "tolerance"):
-        if not getattr(config, name) > 0:
+        if not (getattr(config, name) > 0 and math.isfinite(getattr(config, name))):
             raise EFAError(f"{name} must be positive, got {getattr(config, name)}.")
     if config.max_length_margin < 1:
         raise EFAError(f"max_length_margin must be 1 or more, got {config.max_length_margin}.")

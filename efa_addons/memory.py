@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from efa_addons.nn.attention import EuclideanFastAttention
 from efa_addons.nn.block import EFABlock
 
 
@@ -53,7 +54,7 @@ class PeakMemory(TorchDispatchMode):
         weakref.finalize(storage, forget)
 
 
-_ATOMS = 4096  # so many are run; beyond twice as many, memory follows from two such runs
+_ATOMS = 4096  # so many are run; beyond twice as many (for pairs, as many), memory follows from two such runs or smaller ones
 
 
 def predict_memory(blocks: Sequence[EFABlock], atoms_per_graph: int, num_graphs: int, training: bool = True) -> int:
@@ -72,10 +73,16 @@ def predict_memory(blocks: Sequence[EFABlock], atoms_per_graph: int, num_graphs:
             _run(blocks, atoms, graphs, training)
         return memory.peak
 
-    if next(blocks[0].parameters()).device.type != "cpu":
+    on_cpu = _is_on_cpu(blocks[0])
+    if not on_cpu:
         _run(blocks, 2, 1, training)  # where kernels take part they are checked first, for which nothing may be counted
-    if atoms_per_graph * num_graphs <= 2 * _ATOMS:
+    pairs = any(_takes_pairs(block.attention, atoms_per_graph, on_cpu) for block in blocks)
+    if pairs and not on_cpu:  # all pairs of the batch, see `ops.graphs.dense_pairs`
+        atoms_per_graph, num_graphs = atoms_per_graph * num_graphs, 1
+    if atoms_per_graph * num_graphs <= (_ATOMS if pairs else 2 * _ATOMS):
         return peak(atoms_per_graph, num_graphs)
+    if pairs and atoms_per_graph > _ATOMS // 2:
+        return num_graphs * _parabola(_ATOMS // 8, [peak(n * _ATOMS // 8, 1) for n in (1, 2, 4)], atoms_per_graph)
     if atoms_per_graph <= _ATOMS:
         some = _ATOMS // atoms_per_graph
         few, more = peak(atoms_per_graph, some), peak(atoms_per_graph, 2 * some)
@@ -84,6 +91,24 @@ def predict_memory(blocks: Sequence[EFABlock], atoms_per_graph: int, num_graphs:
     double = peak(2 * _ATOMS, 1)
     of_graph = two - double  # beside its atoms
     return one + (num_graphs - 1) * of_graph + (double - one) * (atoms_per_graph * num_graphs - _ATOMS) // _ATOMS
+
+
+def _is_on_cpu(block: EFABlock) -> bool:
+    return next(block.parameters()).device.type == "cpu"
+
+
+def _takes_pairs(attention: nn.Module, atoms_per_graph: int, on_cpu: bool) -> bool:
+    if not isinstance(attention, EuclideanFastAttention):
+        return False
+    return atoms_per_graph <= attention.pairwise_up_to if on_cpu else attention.method == "pairwise"
+
+
+def _parabola(step: int, values: list[int], x: int) -> int:
+    """At x the parabola through values at 1, 2 and 4 steps."""
+    first, second, fourth = values
+    u = x / step
+    slope, curvature = second - first, ((fourth - second) / 2 - (second - first)) / 3
+    return int(first + slope * (u - 1) + curvature * (u - 1) * (u - 2))
 
 
 def _run(blocks: Sequence[EFABlock], atoms_per_graph: int, num_graphs: int, training: bool) -> None:
@@ -96,6 +121,6 @@ def _run(blocks: Sequence[EFABlock], atoms_per_graph: int, num_graphs: int, trai
         x = positions.new_zeros([positions.shape[0], block.pack.dim]).requires_grad_()
         energy = energy + (block(x, positions, batch, num_graphs) ** 2).sum()
     (forces,) = torch.autograd.grad(energy, [positions], create_graph=training, allow_unused=True)
-    if training:
+    if training and weights:
         loss = energy if forces is None else energy + (forces**2).sum()  # none from emulated blocks, which see no positions
         torch.autograd.grad(loss, weights, allow_unused=True)

@@ -62,6 +62,7 @@ def test_values_take_the_type_of_their_option():
         ({"normalization": 0}, "normalization must be positive, got 0.0"),
         ({"max_length_margin": 0.9}, "max_length_margin must be 1 or more, got 0.9"),
         ({"max_frequency": 0}, "max_frequency must be positive, got 0.0"),
+        ({"max_frequency": math.inf}, "max_frequency must be positive, got inf"),
         ({"tolerance": math.nan}, "tolerance must be positive, got nan"),
         ({"tolerance": "small"}, "tolerance must be float, got 'small' .str."),
         ({"lebedev_num": 51}, "lebedev_num=51 points; use 50 or 74"),

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from efa_addons import EFABlock, EFAConfig
+from efa_addons import EFABlock, EFAConfig, memory
 from efa_addons.memory import PeakMemory, predict_memory
+from efa_addons.ops import graphs, pairwise
 
 
 @pytest.fixture
@@ -72,9 +73,27 @@ def test_nothing_is_left_behind(blocks):
 
 
 def test_peak_counts_what_is_alive_and_views_once():
-    with PeakMemory() as memory:
+    with PeakMemory() as found:
         a = torch.zeros(1000)
         b = a.view(10, 100)  # no memory of its own
         del a, b
         torch.zeros(500)
-    assert memory.peak == 4000
+    assert found.peak == 4000
+
+
+@pytest.mark.parametrize(("atoms_per_graph", "num_graphs", "known_sizes"), [(300, 1, True), (200, 2, True), (30, 10, False)])
+def test_pairs_are_counted_as_pairs(monkeypatch, atoms_per_graph, num_graphs, known_sizes):
+    """Where no more than 128 atoms are run. Where sizes must not be looked at (a GPU), these are all pairs of a batch."""
+    block = EFABlock("8x0e+8x1o", "8x0e", EFAConfig(max_length=12.0, num_features_qk=8, method="pairwise"))
+    monkeypatch.setattr(pairwise, "_KEEP", 0)
+    if not known_sizes:
+        monkeypatch.setattr(graphs, "_static_shapes", lambda batch: True)
+        monkeypatch.setattr(memory, "_is_on_cpu", lambda block: False)
+    needed = predict_memory([block], atoms_per_graph, num_graphs)
+    monkeypatch.setattr(memory, "_ATOMS", 256)
+    assert predict_memory([block], atoms_per_graph, num_graphs) == pytest.approx(needed, rel=0.1)
+
+
+def test_frozen_blocks(blocks):
+    frozen = [block.requires_grad_(False) for block in blocks]
+    assert predict_memory(frozen, 10, 2) > 0

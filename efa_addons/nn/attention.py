@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, List, Optional, Tuple
 
 import torch
@@ -22,11 +23,12 @@ from efa_addons.ops.cost import pairwise_up_to
 from efa_addons.ops.erope import default_frequencies
 from efa_addons.ops.graphs import PairBlocks, center_positions, dense_pairs, graph_blocks, graph_sizes, not_alone, pair_blocks
 from efa_addons.ops.grid import Grid, frequency_groups, make_grid
-from efa_addons.ops.lebedev import max_phase_for
+from efa_addons.ops.lebedev import lebedev_grid, lebedev_num_for, max_phase_for
 from efa_addons.ops.pairwise import attend_pairs_harmonics
 from efa_addons.ops.quadrature import attend
-from efa_addons.ops.tracing import tracing
+from efa_addons.ops.tracing import tracing, transformed
 
+_OF_PHASES = ("directions", "even", "odd", "frequencies")  # buffers, frequencies unless they are trained
 _EVERY = 16  # calls on a GPU measure what is only for a warning
 
 
@@ -43,9 +45,9 @@ def _change_type(kind: FeatureType, max_degree: int | None, pseudotensors: bool 
     )
 
 
-def _phase_dtype(inputs: Tensor) -> torch.dtype:
-    """That of the features, but no half precision, which holds a position of 10 Å to 0.01 to 0.06 Å."""
-    return inputs.dtype if inputs.dtype == torch.float64 else torch.float32
+def _at_least_single(x: Tensor) -> torch.dtype:
+    """The dtype of x, but no half precision, which holds a position of 10 Å to 0.01 to 0.06 Å."""
+    return x.dtype if x.dtype == torch.float64 else torch.float32
 
 
 class EuclideanFastAttention(nn.Module):
@@ -126,8 +128,21 @@ class EuclideanFastAttention(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("max_length", max_length), ("max_frequency", max_frequency), ("normalization", normalization)):
-            if isinstance(value, str) or not value > 0:
+            if isinstance(value, str) or not (value > 0 and math.isfinite(value)):
                 raise EFAError(f"{name} must be a positive number, got {value!r}.")
+        least = {"num_features": 1, "num_features_v": 1, "max_degree": 0, "ti_max_degree_sph": 0, "ti_max_degree": 0}
+        for name, value in zip(
+            least, (num_features, num_features_v, max_degree, ti_max_degree_sph, ti_max_degree), strict=True
+        ):
+            if value is not None and value < least[name]:
+                raise EFAError(f"{name} must be {least[name]} or more, got {value}.")
+        if torch.get_default_device().type == "meta":
+            raise EFAError(
+                "EFA cannot be built on the device 'meta': its grid and indices are made, not loaded, and would have no values "
+                "there. Build it on the CPU, and move it."
+            )
+        if lebedev_num is not None:
+            lebedev_grid(lebedev_num)  # raises for numbers that are none, naming the nearest
         source = FeatureType(max_degree, include_pseudotensors, num_features)
         if not parametrized and (num_features_qk, num_features_v) != (None, None):
             raise EFAError(
@@ -233,6 +248,9 @@ class EuclideanFastAttention(nn.Module):
             phases = [self.max_frequency] * num_channels
             if num_channels > 1 and not self.frequencies_trainable:
                 phases = [self.max_frequency * channel / (num_channels - 1) for channel in range(num_channels)]
+            lebedev_num_for(
+                phases[-1], self.tolerance, self.max_degree_sph
+            )  # where no grid will do, the error names max_frequency
             groups = frequency_groups(phases, self.tolerance, self.max_degree_sph)
         self.lebedev_num = None if self.method == "pairwise" else max(points for points, _ in groups)
         self.grid_groups = groups
@@ -247,6 +265,15 @@ class EuclideanFastAttention(nn.Module):
 
     def _grid(self) -> Grid:
         return Grid(self.directions, self.even, self.odd, self.order, self.num_directions, self.num_channels)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EuclideanFastAttention:
+        """`.half()` and `.bfloat16()` leave what phases are made of as it is: it goes to another device only."""
+        before = {name: getattr(self, name) for name in _OF_PHASES if name in self._buffers}
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            if getattr(self, name).dtype in (torch.float16, torch.bfloat16):
+                setattr(self, name, buffer.to(getattr(self, name).device))
+        return self
 
     def extra_repr(self) -> str:
         kind = self.output_type
@@ -287,7 +314,7 @@ class EuclideanFastAttention(nn.Module):
                 raise EFAError("num_graphs must be given where atoms are spread over ranks: the same number on all of them.")
             num_graphs = int(batch.max().item()) + 1 if batch.shape[0] > 0 else 1
         check_graphs(batch, num_graphs)
-        positions = center_positions(positions, batch, num_graphs).to(_phase_dtype(inputs))
+        positions = center_positions(positions.to(_at_least_single(positions)), batch, num_graphs).to(_at_least_single(inputs))
 
         q, k, v = self.project(inputs)
         z = self._sum(q, k, v, positions, batch, num_graphs)
@@ -347,7 +374,7 @@ class EuclideanFastAttention(nn.Module):
             # (q_n·k_n) v_n: rotations of the same atom cancel in every direction
             own = (q * k).sum(1).unflatten(1, [-1, 2]).sum(2)
             own = (own.unsqueeze(2) * self.own_weights).sum(1)
-            z = z - own.view(-1, z.shape[1], 1, 1) * v.unsqueeze(1)
+            z = z - (own.view(-1, z.shape[1], 1, 1) * v.unsqueeze(1)).to(z.dtype)
             # Alone in its graph an atom attends to nothing: exactly zero, not what rounding leaves of the difference.
             z = z * not_alone(batch, num_graphs).to(z.dtype).view(-1, 1, 1, 1)
         return z
@@ -362,7 +389,7 @@ class EuclideanFastAttention(nn.Module):
     @torch.jit.unused
     def _warn(self, positions: Tensor, batch: Tensor, num_graphs: int) -> None:
         """One warning each for structures beyond max_length and frequencies beyond the grid; on a GPU some calls later."""
-        if tracing() or positions.shape[0] == 0:
+        if tracing() or transformed() or positions.shape[0] == 0:
             return
         with torch.no_grad():
             if not self._warned_length:

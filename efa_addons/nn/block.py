@@ -50,6 +50,12 @@ class EFABlock(nn.Module):
         self.config, self.version = config.to_dict(), __version__  # see __setstate__
         if (0, 1) not in [(ir.l, ir.p) for _, ir in Irreps(irreps_out)]:
             raise EFAError(f"irreps_out must contain scalars (0e) for EFA to act on, got {irreps_out}.")
+        lowest, degree_qk = min((ir.l for _, ir in Irreps(irreps_in)), default=0), config.max_degree_qk
+        if degree_qk is not None and degree_qk < lowest:
+            raise EFAError(
+                f"max_degree_qk={degree_qk} leaves nothing for q and k, which would be zero for good: irreps_in={irreps_in} "
+                f"start at degree {lowest}; give {lowest} or more, or None for all."
+            )
         self.pack = Pack(irreps_in, layout)
         source = self.pack.kind
         attention = _attention(source, config)

@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from efa_addons.distributed import spread
 from efa_addons.errors import EFAError, EFAWarning, unknown_names
 from efa_addons.ops import backends
-from efa_addons.ops.tracing import tracing
+from efa_addons.ops.tracing import tracing, transformed
 
 VARIABLE = "EFA_ADDONS_CUDA_GRAPHS"
 _ON = ("cuda",)
@@ -295,6 +295,7 @@ _of: weakref.WeakKeyDictionary[nn.Module, _Replays] = weakref.WeakKeyDictionary(
 # Of each block in training the place of a parameter that is trained.
 _trained: weakref.WeakKeyDictionary[nn.Module, tuple[dict[str, Any], str]] = weakref.WeakKeyDictionary()
 _recording = threading.Lock()  # one at a time
+_saved_tensors_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # from torch 2.8 on
 _broken: list[torch.cuda.CUDAGraph] = []  # captures that were broken off: after one, nothing more is recorded
 
 
@@ -319,12 +320,12 @@ def _may_serve(x: Tensor, batch: Tensor | None, num_graphs: int | None) -> bool:
     if torch.is_inference_mode_enabled() or _get_current_dispatch_mode() is not None:
         return False
     # vmap and others, whose tensors cannot be copied into ours
-    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+    if transformed():
         return False
     if any(getattr(torch_module, hooks) for hooks in _GLOBAL_HOOKS):
         return False
     # of torch.utils.checkpoint, which counts what is saved, and others
-    if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+    if _saved_tensors_hooks is None or _saved_tensors_hooks(False) is not None:
         return False
     if x.device.type == "cuda" and (torch.cuda.current_device() != x.device.index or torch.cuda.is_current_stream_capturing()):
         return False

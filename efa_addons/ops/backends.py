@@ -2,8 +2,9 @@
 
 "chunked": part by part (`ops.parts`), in a trace as a node (`ops.library`). "triton": the same sums by kernels
 (`ops.triton_waves`) in float32 on NVIDIA devices, in a trace as the same node. "plain": by operations of torch, all at once:
-any number of derivatives, and traces that every runtime can run. "auto": plain in traces, otherwise triton where it can serve
-and its kernels have passed a check on that very device (`ops.selfcheck`), else chunked.
+any number of derivatives, and traces that every runtime can run; the sums over pairs, too. "auto": plain in traces and within
+transforms of torch.func, otherwise triton where it can serve and its kernels have passed a check on that very device
+(`ops.selfcheck`), else chunked.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from efa_addons.errors import EFAError, EFAWarning, unknown_names
 from efa_addons.ops import selfcheck
-from efa_addons.ops.tracing import tracing
+from efa_addons.ops.tracing import tracing, transformed
 
 VARIABLE = "EFA_ADDONS_BACKEND"
 PRECISION = "EFA_ADDONS_PRECISION"
@@ -44,7 +45,7 @@ def choice() -> str:
     if _chosen not in BACKENDS:
         raise unknown_names(VARIABLE, [_chosen], BACKENDS)
     if not tracing():
-        return "plain" if _chosen == "plain" else "chunked"
+        return "plain" if _chosen == "plain" or (_chosen == "auto" and transformed()) else "chunked"
     return "node" if _chosen in ("chunked", "triton") else "plain"
 
 
@@ -56,6 +57,8 @@ def state() -> tuple[str, str, int]:
 @contextlib.contextmanager
 def backend(name: str) -> Iterator[None]:
     """Within it the sums are carried out as `name` says; otherwise as the environment variable EFA_ADDONS_BACKEND does.
+
+    For the whole process, as autograd has threads of its own: threads that ask for different ones get in each other's way.
 
     with backend("plain"):  # any number of derivatives
         ...

@@ -187,7 +187,8 @@ def pair_blocks(batch: Tensor, sizes: List[int], largest: int) -> List[PairBlock
             groups[-1].append(graph)
 
     in_order = bool((batch[1:] >= batch[:-1]).all().item())
-    if len(groups) == 1 and num_atoms == num_graphs * sizes[groups[0][0]] and in_order:
+    all_here = len(groups) == 1 and len(groups[0]) == num_graphs
+    if all_here and num_atoms == num_graphs * sizes[groups[0][0]] and in_order:
         return [PairBlocks(number, number, num_graphs, sizes[groups[0][0]], True, None)]
     counts = torch.tensor(sizes, dtype=torch.long, device=batch.device)
     rank = _rank_in_graph(batch, counts)

@@ -52,7 +52,7 @@ def half_grid(lebedev_num: int) -> Tuple[np.ndarray, np.ndarray]:
 
 
 def make_grid(groups: Sequence[Group], degree_constants: Sequence[float]) -> Grid:
-    """Grid of the default dtype.
+    """Grid of the default dtype, or of single precision where that is a half.
 
     Args:
         groups: see `frequency_groups`.
@@ -72,7 +72,7 @@ def make_grid(groups: Sequence[Group], degree_constants: Sequence[float]) -> Gri
         weighted.append(torch.as_tensor(weights)[:, None] * harmonics * constants)
     even = [a for a, degree in enumerate(degrees) if degree % 2 == 0]
     odd = [a for a, degree in enumerate(degrees) if degree % 2 == 1]
-    dtype, table = torch.get_default_dtype(), torch.cat(weighted)
+    dtype, table = torch.promote_types(torch.get_default_dtype(), torch.float32), torch.cat(weighted)
     return Grid(
         torch.cat(directions).to(dtype),
         table[:, even].to(dtype),

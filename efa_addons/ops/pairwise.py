@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from efa_addons.dtype import without_autocast
+from efa_addons.ops.backends import choice
 from efa_addons.ops.bessel import kernel_values, spherical_bessel
 from efa_addons.ops.graphs import PairBlocks, from_pair_blocks, to_pair_blocks
 from efa_addons.ops.harmonics import solid_harmonics
-from efa_addons.ops.tracing import tracing
 
 # Values of g_l handled at a time, and kept for the derivatives: on a CPU 0.5 MB in single precision, in cache, and those of one
 # graph of 300 atoms; elsewhere what keeps the device busy.
@@ -133,7 +133,7 @@ def _weights(q: List[Tensor], k: Tensor, t: Tensor, squares: Tensor) -> List[Ten
     if torch.jit.is_scripting():
         return _traceable_weights(q, k, t, squares)
     else:
-        if tracing():
+        if choice() != "chunked":
             return _traceable_weights(q, k, t, squares)
         kernel = _Kernel(t, squares)
         k = k.to(t.dtype)
@@ -141,7 +141,7 @@ def _weights(q: List[Tensor], k: Tensor, t: Tensor, squares: Tensor) -> List[Ten
 
 
 def _traceable_weights(q: List[Tensor], k: Tensor, t: Tensor, squares: Tensor) -> List[Tensor]:
-    """The same in operations that TorchScript, torch.export and torch.compile know, with C B b² numbers kept for each."""
+    """The same in operations that TorchScript, traces and torch.func know, with C B b² numbers kept for each."""
     phases = squares.view(-1, 1, 1, 1) * t
     weights: List[Tensor] = []
     for order in range(len(q)):
@@ -253,4 +253,5 @@ def _attend_block(
         for a in range(degree * degree, (degree + 1) * (degree + 1)):
             terms.append((weights[degree] * harmonics[a]).to(values.dtype))
     # rows (atom, component): their products with the values come out side by side
-    return torch.bmm(torch.stack(terms, dim=2).flatten(1, 2), values).view(blocks.num_blocks, blocks.block_size, -1)
+    width = len(terms) * values.shape[2]
+    return torch.bmm(torch.stack(terms, dim=2).flatten(1, 2), values).view(blocks.num_blocks, blocks.block_size, width)

@@ -54,11 +54,11 @@ class _Part(NamedTuple):
 def chunk_bytes(device: torch.device) -> int:
     """Memory of a part: EFA_ADDONS_CHUNK_MB, by default 8 for each thread of a CPU and 512 elsewhere."""
     given = os.environ.get(VARIABLE)
-    if given is None:
+    if not given:
         return torch.get_num_threads() * _CHUNK_OF_THREAD if device.type == "cpu" else _CHUNK_ELSEWHERE
     try:
         size = int(float(given) * 2**20)
-    except ValueError:
+    except (ValueError, OverflowError):  # no number, or infinity
         size = 0
     if size < 1:
         raise EFAError(f"{VARIABLE} must be a positive number of megabytes, got '{given}'.")

@@ -39,7 +39,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, frequencies: Tens
     Returns:
         (N, A, K_v, F_v)
     """
-    dtype = positions.dtype  # of higher precision than q, k and v under autocast
+    dtype = positions.dtype  # of higher precision than q, k and v under autocast and in half precision
+    frequencies = frequencies.to(dtype)
+    tables = grid.directions.to(dtype), grid.even.to(dtype), grid.odd.to(dtype)
+    grid = Grid(tables[0], tables[1], tables[2], grid.order, grid.num_directions, grid.num_channels)
     queries, keys = _by_channel(q, blocks).to(dtype), _by_channel(k, blocks).to(dtype)
     values = to_blocks(v.flatten(1), blocks).unsqueeze(1).to(dtype)
     points = to_blocks(positions, blocks).transpose(1, 2)

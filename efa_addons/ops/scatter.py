@@ -8,6 +8,7 @@ import os
 from torch import Tensor
 
 from efa_addons.errors import EFAError, how_to_install
+from efa_addons.ops.tracing import tracing
 
 VARIABLE = "EFA_ADDONS_SCATTER"
 use_torch_scatter = os.environ.get(VARIABLE, "0") not in ("", "0")  # read once: torch.compile would ask again and again
@@ -22,7 +23,7 @@ def sum_rows(x: Tensor, index: Tensor, num_rows: int) -> Tensor:
     Raises:
         EFAError: torch_scatter is asked for and not installed.
     """
-    if not use_torch_scatter:
+    if not use_torch_scatter or tracing():
         return x.new_zeros([num_rows, *x.shape[1:]]).index_add(0, index, x)
     try:
         scatter = importlib.import_module("torch_scatter").scatter

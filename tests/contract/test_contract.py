@@ -353,6 +353,30 @@ def test_data_that_cannot_be_read(host, tmp_path, capsys, content, message):
         assert line.endswith("expected one or more structures in a format that ASE reads, extended XYZ for example.")
 
 
+def test_input_that_cannot_be_used_is_told_in_one_line(host, tmp_path, capsys):
+    name = host.adapter.__name__.rpartition(".")[2]
+    damaged, folder, config = tmp_path / f"it{host.suffix}", tmp_path / f"folder{host.suffix}", tmp_path / "efa.yaml"
+    damaged.write_bytes(b"PK\x03\x04 of a file that was cut off")
+    folder.mkdir()
+    config.write_text("efa: [")
+    insert = ["insert", "--host", name, str(damaged), str(tmp_path / "out"), "--max_length", "9"]
+    for given, message in (
+        (insert, f"{damaged} "),
+        (["inspect", "--host", name, str(folder)], f"{folder} cannot be read ("),
+        (
+            [*insert[:4], str(tmp_path / "nowhere" / "out")],
+            f"{tmp_path / 'nowhere'} is no folder: make it before out is written",
+        ),
+        ([*insert, "--config", str(config)], f"{config} is no YAML file (while parsing"),
+    ):
+        assert main(given) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"efa-addons {given[0]}: {message}")
+    with pytest.raises(SystemExit):
+        main([*insert, "--layers", "[0,"])  # a list without quotes in a shell
+    assert "--layers: must be a value as in YAML, got [0, (in a shell lists need quotes)" in capsys.readouterr().err
+
+
 def test_errors_say_what_was_given(host):
     stock, model = host.stock(), host.with_efa(SMALL)
     for refused, message in (

@@ -6,6 +6,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
 
 from efa_addons import EFABlock, EFAConfig, EuclideanFastAttention
+from efa_addons.ops.backends import backend
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -90,3 +91,34 @@ def test_every_parameter_of_the_block_learns(changes, irreps, atoms, randomized)
     out = block(torch.randn(7, block.pack.dim), *atoms(4, 3))
     (out * torch.randn_like(out)).sum().backward()
     assert silent(block) == []
+
+
+@pytest.mark.parametrize("method", ["auto", "quadrature"])
+@pytest.mark.parametrize("options", SMALL.values(), ids=list(SMALL))
+def test_transforms_of_torch_func(options, method, atoms, randomized):
+    """Forces, Hessians, derivatives along a direction, many structures at once; vectorized ones of autograd by "plain"."""
+    module = randomized(EuclideanFastAttention(**options, method=method, max_length=5.0, tolerance=0.1))
+    positions, batch, num_graphs = atoms(3, 2)
+    x = torch.randn(5, *module.input_shape)
+
+    def energy(positions):
+        return module(x, positions, batch, num_graphs).square().sum()
+
+    along = torch.randn(5, 3)
+    with torch.no_grad():
+        gradient = torch.func.grad(energy)(positions)
+        both = torch.vmap(torch.func.grad(energy))(torch.stack([positions, positions + along]))
+        by_jvp = torch.func.jvp(energy, (positions,), (along,))[1]
+        hessian = torch.func.hessian(energy)(positions)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(positions, along)
+        by_dual = torch.autograd.forward_ad.unpack_dual(energy(dual)).tangent
+    with backend("plain"):
+        vectorized = torch.autograd.functional.hessian(energy, positions, vectorize=True)
+    expected = torch.autograd.functional.jacobian(energy, positions)
+    close = {"rtol": 1e-9, "atol": 1e-9}
+    assert torch.allclose(gradient, expected, **close) and torch.allclose(both[0], expected, **close)
+    assert torch.allclose(both[1], torch.autograd.functional.jacobian(energy, positions + along), **close)
+    assert all(torch.allclose(value, (expected * along).sum(), **close) for value in (by_jvp, by_dual))
+    for found in (hessian, vectorized):
+        assert torch.allclose(found, torch.autograd.functional.hessian(energy, positions), **close)

@@ -20,6 +20,14 @@ from efa_addons import EFABlock, EFAConfig, EFAError, EuclideanFastAttention
         ({"method": "pairs"}, "unknown method 'pairs' .did you mean 'pairwise'.*; known: auto, pairwise, quadrature"),
         ({"method": "pairwise", "lebedev_num": 50}, "lebedev_num=50 asks for a grid and method='pairwise' uses none"),
         ({"lebedev_num": 51}, "no Lebedev grid has lebedev_num=51 points; use 50 or 74"),
+        ({"lebedev_num": 1}, "no Lebedev grid has lebedev_num=1 points; use 6"),
+        ({"lebedev_num": 0}, "no Lebedev grid has lebedev_num=0 points; use 6"),
+        ({"max_degree": -1}, "max_degree must be 0 or more, got -1"),
+        ({"num_features_v": 0}, "num_features_v must be 1 or more, got 0"),
+        ({"tensor_integration": True, "ti_max_degree": -1}, "ti_max_degree must be 0 or more, got -1"),
+        ({"tensor_integration": True, "ti_max_degree_sph": -1}, "ti_max_degree_sph must be 0 or more, got -1"),
+        ({"max_frequency": float("inf"), "method": "pairwise"}, "max_frequency must be a positive number, got inf"),
+        ({"max_frequency": 500.0}, "no Lebedev grid .* at max_frequency=500.000"),
         ({"max_frequency": 0.0}, "max_frequency must be a positive number, got 0.0"),
         ({"max_length": -1.0}, "max_length must be a positive number, got -1.0"),
         ({"max_length": "auto"}, "max_length must be a positive number, got 'auto'"),
@@ -79,3 +87,16 @@ def test_block():
         EFABlock("4x0e", "4x1o", config)
     with pytest.raises(EFAError, match=r"features must have the shape \(atoms, 4\), got \[2, 5\]"):
         EFABlock("4x0e", "4x0e", config)(torch.randn(2, 5), torch.randn(2, 3))
+
+
+def test_a_block_whose_queries_would_be_zero():
+    with pytest.raises(EFAError, match="max_degree_qk=0 leaves nothing for q and k.* irreps_in=8x1o start at degree 1; give 1"):
+        EFABlock("8x1o", "8x0e+8x1o", EFAConfig(max_length=5.0))
+    block = EFABlock("8x1o", "8x0e+8x1o", EFAConfig(max_length=5.0, max_degree_qk=1))
+    block.attention(torch.randn(3, *block.input_shape), torch.randn(3, 3)).sum().backward()
+    assert block.attention.q.weight.grad.abs().max() > 0
+
+
+def test_the_device_meta():
+    with torch.device("meta"), pytest.raises(EFAError, match="cannot be built on the device 'meta'.* Build it on the CPU"):
+        EFABlock("8x0e", "8x0e", EFAConfig(max_length=5.0))

@@ -62,10 +62,12 @@ def test_values_and_derivatives_of_a_batch_in_any_mixture(make, atoms, sizes):
             assert (value - reference).abs().max() < 1e-9 * max(1.0, float(reference.abs().max()))
 
 
-def test_batch_equals_single_graphs(make, atoms):
+@pytest.mark.parametrize("sizes", [(2, 13, 6, 0, 7, 1), (4, 6, 8)], ids=str)
+def test_batch_equals_single_graphs(make, atoms, sizes):
+    """Also where the mean size is that of the largest graph below the cut."""
     module = make("auto", tolerance=1e-2)
     module.pairwise_up_to = 6
-    positions, batch, num_graphs = atoms(2, 13, 6, 0, 7, 1)
+    positions, batch, num_graphs = atoms(*sizes)
     x = torch.randn(len(batch), *module.input_shape)
     together = module(x, positions, batch, num_graphs)
     for graph in batch.unique():
@@ -94,6 +96,14 @@ def test_sizes_that_must_not_be_looked_at(make, atoms, monkeypatch):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
     for a, b in zip(derivatives(modules[1], x, structure), by_pairs, strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["auto", "pairwise", "quadrature"])
+def test_no_atoms_where_sizes_must_not_be_looked_at(make, atoms, monkeypatch, method):
+    monkeypatch.setattr(graphs, "_static_shapes", lambda batch: True)
+    module = make(method)
+    out = module(torch.zeros(0, *module.input_shape), torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), 2)
+    assert out.shape == (0, *module.output_shape, module.output_type.num_features)
 
 
 def test_a_grid_asked_for_is_used(make, atoms):

@@ -88,3 +88,21 @@ def test_training_step_under_autocast(form, inputs):
 
     exact, rounded = gradients(False), gradients(True)
     assert (exact - rounded).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("options", [*OPTIONS, {"include_self": False, **OPTIONS[1]}, {"frequencies_trainable": True}], ids=str)
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("scripted", [False, True])
+def test_models_in_half_precision(form, options, dtype, scripted):
+    """Features are rounded, what phases are made of is not, and positions far from the origin do not overflow."""
+    module = EuclideanFastAttention(8, **options, **form, max_length=25.0)
+    positions = torch.rand(400, 3) * 10 + 200  # Å; their sum is beyond float16
+    x = torch.randn(400, *module.input_shape)
+    positions = positions.to(dtype)
+    expected = module(x, positions.float())
+    half = (torch.jit.script(module) if scripted else module).to(dtype)
+    found = half(x.to(dtype), positions)
+    assert found.dtype == dtype
+    assert (found - expected).norm() < 4 * torch.finfo(dtype).eps * expected.norm()
+    assert scripted or half.directions.dtype == torch.float32

@@ -131,7 +131,7 @@ def test_single_precision(atoms, length):
 
 
 class TestLayout:
-    @pytest.mark.parametrize("sizes", [*SIZES, (7,) * 5, (3, 90, 4, 85, 0, 1, 40)], ids=str)
+    @pytest.mark.parametrize("sizes", [*SIZES, (7,) * 5, (3, 90, 4, 85, 0, 1, 40), (2, 4, 6)], ids=str)
     @pytest.mark.parametrize("largest", [4, 100])
     def test_every_small_graph_once_in_a_block_of_its_own(self, atoms, sizes, largest):
         batch = atoms(*sizes).batch

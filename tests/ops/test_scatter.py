@@ -40,6 +40,12 @@ def test_a_force_loss_is_the_same_with_torch_scatter(atoms, randomized, double, 
         assert torch.allclose(plain, scattered, rtol=1e-10, atol=1e-10)
 
 
+def test_traces_do_without(monkeypatch):
+    monkeypatch.setattr(scatter, "use_torch_scatter", True)
+    traced = torch.compile(lambda x: sum_rows(x, torch.tensor([1, 1]), 2), backend="eager", fullgraph=True)
+    assert torch.equal(traced(torch.ones(2, 3)), torch.tensor([[0.0] * 3, [2.0] * 3]))
+
+
 @pytest.mark.skipif(find_spec("torch_scatter") is not None, reason="torch_scatter is installed")
 def test_missing_package(monkeypatch):
     monkeypatch.setattr(scatter, "use_torch_scatter", True)

@@ -110,9 +110,12 @@ def test_size_of_parts(monkeypatch):
     assert chunk_bytes(torch.device("cpu")) < chunk_bytes(torch.device("cuda"))
     monkeypatch.setenv("EFA_ADDONS_CHUNK_MB", "0.5")
     assert chunk_bytes(torch.device("cuda")) == 2**19
-    monkeypatch.setenv("EFA_ADDONS_CHUNK_MB", "much")
-    with pytest.raises(EFAError, match="EFA_ADDONS_CHUNK_MB must be a positive number of megabytes, got 'much'"):
-        chunk_bytes(torch.device("cpu"))
+    monkeypatch.setenv("EFA_ADDONS_CHUNK_MB", "")
+    assert chunk_bytes(torch.device("cuda")) == 2**29
+    for given in ("much", "inf", "nan", "-1"):
+        monkeypatch.setenv("EFA_ADDONS_CHUNK_MB", given)
+        with pytest.raises(EFAError, match=f"EFA_ADDONS_CHUNK_MB must be a positive number of megabytes, got '{given}'"):
+            chunk_bytes(torch.device("cpu"))
 
 
 def test_unknown_backend():
