@@ -71,12 +71,15 @@ def require_efa(model: nn.Module, has_efa: bool, purpose: str) -> None:
         raise EFAError(f"this {type(model).__name__} has no EFA{purpose and ' to ' + purpose}.")
 
 
-def refuse_other_settings(wanted: EFAConfig | None, carried: EFAConfig) -> None:
-    """A trained model's EFA is taken as it is: other settings would silently drop trained weights."""
-    if wanted is None:
-        return
-    given, kept, default = wanted.to_dict(), carried.to_dict(), EFAConfig().to_dict()
-    changed = [f"{k}: {given[k]} (the model has {kept[k]})" for k in given if given[k] not in (default[k], kept[k], AUTO)]
+def refuse_other_settings(given: Mapping[str, Any], carried: EFAConfig) -> None:
+    """A trained model's EFA is taken as it is: other settings would silently drop trained weights.
+
+    Args:
+        given: the options of EFAConfig that were given, 'auto' standing for what the model has.
+        carried: of the trained model.
+    """
+    wanted, kept = EFAConfig.from_dict(given).to_dict(), carried.to_dict()
+    changed = [f"{k}: {wanted[k]} (the model has {kept[k]})" for k in given if wanted[k] not in (kept[k], AUTO)]
     if changed:
         raise EFAError(
             f"the foundation model has EFA with other settings: {'; '.join(changed)}. Leave these options out to go on with "

@@ -131,11 +131,10 @@ class EuclideanFastAttention(nn.Module):
             if isinstance(value, str) or not (value > 0 and math.isfinite(value)):
                 raise EFAError(f"{name} must be a positive number, got {value!r}.")
         least = {"num_features": 1, "num_features_v": 1, "max_degree": 0, "ti_max_degree_sph": 0, "ti_max_degree": 0}
-        for name, value in zip(
-            least, (num_features, num_features_v, max_degree, ti_max_degree_sph, ti_max_degree), strict=True
-        ):
-            if value is not None and value < least[name]:
-                raise EFAError(f"{name} must be {least[name]} or more, got {value}.")
+        given = (num_features, num_features_v, max_degree, ti_max_degree_sph, ti_max_degree)
+        for name, number in zip(least, given, strict=True):
+            if number is not None and number < least[name]:
+                raise EFAError(f"{name} must be {least[name]} or more, got {number}.")
         if torch.get_default_device().type == "meta":
             raise EFAError(
                 "EFA cannot be built on the device 'meta': its grid and indices are made, not loaded, and would have no values "
@@ -182,9 +181,9 @@ class EuclideanFastAttention(nn.Module):
             "ti_parametrize_coupling_paths": ti_parametrize_coupling_paths or None,
             "ti_degree_scaling_constants": ti_degree_scaling_constants,
         }
-        given = [f"{name}={value}" for name, value in ti_options.items() if value is not None]
-        if given and not tensor_integration:
-            raise EFAError(f"{', '.join(given)} need tensor_integration=True.")
+        unused = [f"{name}={value}" for name, value in ti_options.items() if value is not None]
+        if unused and not tensor_integration:
+            raise EFAError(f"{', '.join(unused)} need tensor_integration=True.")
         degree_sph = max_degree if ti_max_degree_sph is None else ti_max_degree_sph
         self._add_degree_constants(degree_sph if tensor_integration else 0, ti_degree_scaling_constants)
         self.frequencies_trainable = frequencies_trainable

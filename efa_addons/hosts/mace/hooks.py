@@ -54,7 +54,7 @@ def _configure_model(original: Callable) -> Callable:
         stock_foundation = strip_efa(model_foundation) if carried else model_foundation
         model, output_args = original(args, train_loader, atomic_energies, stock_foundation, *rest, **options)
         if carried:
-            base.refuse_other_settings(wanted, efa_config(model_foundation))
+            base.refuse_other_settings(getattr(args, "efa_given", {}), efa_config(model_foundation))
             model = graft_from(model, model_foundation)
         elif wanted is not None:
             model = insert_efa(model, resolve_from(wanted, train_loader.dataset), seed=args.seed)
@@ -62,8 +62,8 @@ def _configure_model(original: Callable) -> Callable:
         if has_efa(model):
             args.efa_config = efa_config(model)  # resolved, for what is logged of the run
             logging.info(describe(model, _usual_num_atoms(train_loader.dataset), args.batch_size, args.device))
-            if _training(args).freeze_base:
-                base.freeze_others(model, efa_layers(model))
+            if _training(args).freeze_base and getattr(args, "lora", False):
+                raise EFAError("freeze_base trains EFA alone, and --lora more than that: leave one of the two out.")
         return model, output_args
 
     return configure_model
@@ -84,6 +84,8 @@ def _get_params_options(original: Callable) -> Callable:
             group["params"] = [p for p in group["params"] if id(p) not in ids]
         for parameter in new:
             parameter.requires_grad_(True)
+        if training.freeze_base:  # here, as conversions (cuEquivariance) come between building the model and this
+            base.freeze_others(model, efa_layers(model))
         decay = args.weight_decay if training.weight_decay is None else training.weight_decay
         param_options["params"].append(
             {"name": "efa", "params": new, "weight_decay": decay, "lr": training.lr_factor * args.lr}
@@ -113,7 +115,7 @@ def _setup_wandb(original: Callable) -> Callable:
     @functools.wraps(original)
     def setup_wandb(args):
         plain = argparse.Namespace(**vars(args))
-        config, training = plain.__dict__.pop("efa_config", None), plain.__dict__.pop("efa_training", None)
+        config, training, _ = (plain.__dict__.pop(f"efa_{name}", None) for name in ("config", "training", "given"))
         if config is not None:
             plain.efa = {**config.to_dict(), **dataclasses.asdict(training or TrainingOptions())}
             plain.wandb_log_hypers = [*plain.wandb_log_hypers, "efa"]

@@ -60,7 +60,7 @@ def take_section(argv: list[str]) -> tuple[list[str], Any]:
     """Cuts the section `efa:` out of the YAML file that `--config` names.
 
     MACE's own parser knows flat keys only. Returns the arguments, with a temporary file in place of one that had the section,
-    and the section (None without).
+    and the section (None without one).
     """
     argv, section = list(argv), None
     for i, argument in enumerate(argv):
@@ -73,15 +73,17 @@ def take_section(argv: list[str]) -> tuple[list[str], Any]:
         content = yaml.safe_load(path.read_text())
         if not isinstance(content, Mapping) or "efa" not in content:
             continue
-        section = content["efa"]
+        section = {} if content["efa"] is None else content["efa"]  # all its options commented out, say: it is there
         with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="efa_addons_", delete=False) as rest:
-            yaml.safe_dump({key: entry for key, entry in content.items() if key != "efa"}, rest)
+            # heads are numbered in their order
+            yaml.safe_dump({key: entry for key, entry in content.items() if key != "efa"}, rest, sort_keys=False)
         argv[i : i + (1 if equals else 2)] = ["--config", rest.name]
     return argv, section
 
 
-def options_from(args: argparse.Namespace, section: Any) -> tuple[EFAConfig | None, TrainingOptions]:
-    """EFAConfig (None: EFA is off) and TrainingOptions from the flags and the YAML section; flags win.
+def options_from(args: argparse.Namespace, section: Any) -> tuple[EFAConfig | None, TrainingOptions, dict[str, Any]]:
+    """EFAConfig (None: EFA is off) and TrainingOptions from the flags and the YAML section, and which options of EFAConfig were
+    given there; flags win.
 
     EFA is on when `--efa`, any `--efa_…` flag or the section is given, unless `--efa false` or `efa: false` says otherwise.
     """
@@ -99,7 +101,8 @@ def options_from(args: argparse.Namespace, section: Any) -> tuple[EFAConfig | No
     if unknown:
         raise unknown_names("EFA option", unknown, known)
     training = TrainingOptions(**{name: v for name, v in given.items() if name in TRAINING_OPTIONS})
-    config = EFAConfig(**{**_DEFAULTS, **{name: v for name, v in given.items() if name in of_efa}})
+    given_of_efa = {name: v for name, v in given.items() if name in of_efa}
+    config = EFAConfig(**{**_DEFAULTS, **given_of_efa})
     if switch is None:
         switch = section if isinstance(section, bool) else (section is not None or bool(given))
-    return (config if switch else None), training
+    return (config if switch else None), training, (given_of_efa if switch else {})

@@ -23,11 +23,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = tools.build_default_arg_parser()
     add_flags(parser)
     args = parser.parse_args(argv)
-    config, training = options_from(args, section)
+    config, training, given = options_from(args, section)
     install()
     for name in [name for name in vars(args) if name == "efa" or name.startswith("efa_")]:
         delattr(args, name)
-    args.efa_config, args.efa_training = config, training
+    args.efa_config, args.efa_training, args.efa_given = config, training, given
     run_train.run(args)
     _write_portable(args)
 

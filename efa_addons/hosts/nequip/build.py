@@ -12,7 +12,8 @@ from torch import nn
 from efa_addons.config import AUTO, EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.hosts import base
-from efa_addons.hosts.nequip.insert import efa_layers, insert_efa, strip_efa
+from efa_addons.hosts.nequip.insert import efa_config, efa_layers, has_efa, insert_efa, strip_efa
+from efa_addons.hosts.nequip.layer import MODES
 
 
 def NequIPEFAModel(efa: Mapping[str, Any], mode: str = "parallel", **options: Any) -> nn.Module:
@@ -33,9 +34,15 @@ def NequIPEFAModel(efa: Mapping[str, Any], mode: str = "parallel", **options: An
 
 
 def InsertEFA(
-    model: Mapping[str, Any], efa: Mapping[str, Any], mode: str = "parallel", freeze_base: bool = False, seed: int = 0
+    model: Mapping[str, Any],
+    efa: Mapping[str, Any] | None = None,
+    mode: str = "parallel",
+    freeze_base: bool = False,
+    seed: int = 0,
 ) -> nn.Module:
     """EFA in the model that another target makes: from a checkpoint, a package, with modifiers, or fresh.
+
+    A model that has EFA keeps it, weights and settings.
 
     model:
       _target_: efa_addons.hosts.nequip.InsertEFA
@@ -46,12 +53,19 @@ def InsertEFA(
 
     Args:
         model: a mapping with `_target_`, and the target's arguments.
-        efa: options of EFAConfig.
+        efa: options of EFAConfig; null for a model that has EFA.
         mode: "parallel" or "sequential", see `EFALayer`.
         freeze_base: train EFA alone.
         seed: of EFA's inner weights.
+
+    Raises:
+        EFAError: an unknown option, or other settings than those of a model that has EFA.
     """
-    inserted = insert_efa(_build(model), _config(efa), seed=seed, mode=mode, inplace=True)
+    inserted = _build(model)
+    if has_efa(inserted):
+        _refuse_others(inserted, efa, mode)
+    else:
+        inserted = insert_efa(inserted, _config({} if efa is None else efa), seed=seed, mode=mode, inplace=True)
     if freeze_base:
         base.freeze_others(inserted, efa_layers(inserted))
     return inserted
@@ -60,6 +74,13 @@ def InsertEFA(
 def StripEFA(model: Mapping[str, Any]) -> nn.Module:
     """The model that another target makes, without its EFA."""
     return strip_efa(_build(model), inplace=True)
+
+
+def _refuse_others(model: nn.Module, efa: Mapping[str, Any] | None, mode: str) -> None:
+    base.refuse_other_settings(efa or {}, efa_config(model))
+    theirs = MODES[0] if all(layer.switch.parallel for layer in efa_layers(model).values()) else MODES[1]
+    if mode != theirs:
+        raise EFAError(f"the model has EFA in mode {theirs}, and mode is {mode}: give mode: {theirs}.")
 
 
 def _build(model: Mapping[str, Any]) -> nn.Module:

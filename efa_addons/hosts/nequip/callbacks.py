@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import lightning
 from lightning.pytorch.callbacks import Callback
 from nequip.data import AtomicDataDict
@@ -19,13 +21,15 @@ class EFAContributions(Callback):
         frequency: 5
 
     Args:
-        frequency: number of epochs between logs.
+        frequency: number of epochs between logs. The ratio is not a number where the local layer says nothing: no atom of the
+            batch has a neighbor.
     """
 
     def __init__(self, frequency: int = 1) -> None:
         if frequency < 1:
             raise EFAError(f"frequency must be 1 or more, got {frequency}.")
         self.frequency = frequency
+        self._last: int | None = None
 
     def on_validation_batch_end(
         self,
@@ -37,7 +41,11 @@ class EFAContributions(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """"""
-        if trainer.sanity_checking or batch_idx or dataloader_idx or trainer.current_epoch % self.frequency:
+        if trainer.sanity_checking or batch_idx or dataloader_idx:
             return
+        if self._last is not None and 0 < trainer.current_epoch - self._last < self.frequency:
+            return
+        self._last = trainer.current_epoch
         for name, (attended, local) in contributions(pl_module.model, batch).items():
-            pl_module.log(f"efa_contribution/{name}", attended / local, on_epoch=True, batch_size=1, add_dataloader_idx=False)
+            ratio = attended / local if local > 0 else math.nan
+            pl_module.log(f"efa_contribution/{name}", ratio, on_epoch=True, batch_size=1, add_dataloader_idx=False)

@@ -38,7 +38,7 @@ def inspect(model: nn.Module, structures: Sequence[Atoms] | None = None) -> str:
     )
 
     def measured() -> dict[str, tuple[float, float]]:
-        return contributions(model, batch_of(model, [_probe(types)] if structures is None else structures))
+        return contributions(model, _probe(model) if structures is None else batch_of(model, structures))
 
     where = base.THE_PROBE if structures is None else "the structures"
     return head + "\n" + base.inspect(describe(model), efa_config(model), efa_layers(model), names, measured, where)
@@ -73,8 +73,12 @@ def batch_of(model: nn.Module, structures: Sequence[Atoms]) -> AtomicDataDict.Ty
     types = _types(model)
     base.refuse_other_elements(structures, types)
     to_types = ChemicalSpeciesToAtomTypeMapper(types, chemical_species_to_atom_type_map={name: name for name in types})
+    return _with_neighbors(model, [to_types(from_ase(atoms)) for atoms in structures])
+
+
+def _with_neighbors(model: nn.Module, structures: list[AtomicDataDict.Type]) -> AtomicDataDict.Type:
     to_neighbors = NeighborListTransform(r_max=cutoff_of(model))
-    batch = AtomicDataDict.batched_from_list([to_neighbors(to_types(from_ase(atoms))) for atoms in structures])
+    batch = AtomicDataDict.batched_from_list([to_neighbors(structure) for structure in structures])
     return AtomicDataDict.to_(batch, next(model.parameters()).device)
 
 
@@ -88,5 +92,8 @@ def _run(model: nn.Module, data: AtomicDataDict.Type) -> None:
         network_of(model)({key: data[key] for key in model.model_input_fields if key in data})
 
 
-def _probe(types: Sequence[str]) -> Atoms:
-    return base.probe([types[i % len(types)] for i in range(base.NUM_PROBE_ATOMS)])
+def _probe(model: nn.Module) -> AtomicDataDict.Type:
+    """Types in turn, which need not be chemical symbols."""
+    data = from_ase(base.probe(["H"] * base.NUM_PROBE_ATOMS))
+    data[AtomicDataDict.ATOM_TYPE_KEY] = torch.arange(base.NUM_PROBE_ATOMS) % len(_types(model))
+    return _with_neighbors(model, [data])

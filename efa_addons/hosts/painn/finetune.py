@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
-from schnetpack.transform import AddOffsets, RemoveOffsets, ScaleProperty
+from schnetpack.transform import (
+    AddOffsets,
+    CachedNeighborList,
+    NeighborListTransform,
+    RemoveOffsets,
+    ScaleProperty,
+    SkinNeighborList,
+)
 from schnetpack.utils import load_model
 from torch import Tensor, nn
 
@@ -48,11 +55,10 @@ def InsertEFA(
     if not Path(path).is_file():
         raise EFAError(f"model.path={path} does not exist: give the best_model of a run of spktrain, with its full path.")
     model = load_model(path)
-    given = None if efa is None else EFAConfig.from_dict(efa)
     if has_efa(model):
-        base.refuse_other_settings(given, efa_config(model))
+        base.refuse_other_settings(efa or {}, efa_config(model))
     else:
-        model = insert_efa(model, EFAConfig() if given is None else given, seed)
+        model = insert_efa(model, EFAConfig.from_dict(efa or {}), seed)
     if experiment:
         log.info(f"as in {path}, whatever the configuration says: {', '.join(sorted(experiment))}")
     if freeze_base:
@@ -85,11 +91,20 @@ class Base:
                 module._initialized = True
         return cls(path, offsets)
 
-    def prepare(self, datamodule: Any) -> None:
-        """Makes the data lose what the base adds, and looks for structures that the base was trained on."""
+    def prepare(self, datamodule: Any, cutoff: float) -> None:
+        """Makes the data lose what the base adds, and looks for structures that the base was trained on.
+
+        Args:
+            datamodule: of SchNetPack.
+            cutoff: of the base, in the unit of the data.
+
+        Raises:
+            EFAError: offsets that do not match, or neighbors that the base sees and the data do not have.
+        """
         removed: set[str] = set()
         for transforms in (datamodule.train_transforms, datamodule.val_transforms, datamodule.test_transforms):
             for transform in transforms:
+                refuse_smaller_cutoff(transform, cutoff)
                 if isinstance(transform, RemoveOffsets):
                     self._align(transform)
                     removed.add(transform._property)
@@ -141,6 +156,20 @@ class Base:
         except Exception:  # no such file, or interpolations that have a value in a run of Hydra only
             return True
         return Path(theirs).resolve() == Path(datamodule.datapath).resolve()
+
+
+def refuse_smaller_cutoff(transform: Any, cutoff: float) -> None:
+    """Neighbors that a list leaves out change what the base computes; those beyond its cutoff count nothing."""
+    if isinstance(transform, CachedNeighborList):
+        transform = transform.neighbor_list
+    if not isinstance(transform, NeighborListTransform | SkinNeighborList):
+        return
+    of_data = transform.cutoff if isinstance(transform, SkinNeighborList) else transform._cutoff
+    if of_data < cutoff - 1e-6:
+        raise EFAError(
+            f"data.transforms list neighbors up to {of_data:g} ({type(transform).__name__}), and the base sees them up to "
+            f"{cutoff:g}: give the base's cutoff, globals.cutoff={cutoff:g} in most experiments."
+        )
 
 
 def _copy(value: Tensor) -> Tensor:

@@ -11,12 +11,15 @@ from mace_support import SMALL, evaluate, losses, randomize
 from efa_addons import EFAConfig, EFAError
 from efa_addons.hosts.mace import has_efa, insert_efa, load, save, strip_efa
 from efa_addons.hosts.mace.insert import efa_parameters
+from efa_addons.hosts.mace.options import TrainingOptions
 from efa_addons.hosts.mace.portable import to_portable
 from efa_addons.hosts.mace.probe import batch_of
 
 pytest.importorskip("cuequivariance_torch")
 
+from mace import tools
 from mace.cli import convert_cueq_e3nn, convert_e3nn_cueq
+from mace.tools import scripts_utils
 
 CONFIG = EFAConfig(max_length=8.0, num_features_qk=4, num_features_v=4, mlp_features=8)
 
@@ -60,6 +63,16 @@ def test_there_and_back(three_layers, ethanol, layout):
     equal(evaluate(back, ethanol), expected)
     with pytest.raises(EFAError, match="this one is for cueq: convert it back first"):
         to_portable(converted)
+
+
+def test_a_frozen_base_stays_frozen(three_layers):
+    """MACE converts the model between building it and asking what is trained."""
+    args = tools.build_default_arg_parser().parse_args(["--name", "x"])
+    args.efa_training = TrainingOptions(freeze_base=True)
+    converted = convert_e3nn_cueq.run(three_layers)
+    groups = scripts_utils.get_params_options(args, converted)["params"]
+    trained = {id(p) for group in groups for p in group["params"] if p.requires_grad}
+    assert trained == {id(p) for p in efa_parameters(converted).values()}
 
 
 def test_insertion_into_a_converted_model(three_layers, ethanol):

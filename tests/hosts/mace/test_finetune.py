@@ -76,8 +76,9 @@ def test_fine_tuning_a_stock_model_with_efa_switched_on_starts_where_stock_does(
 def test_other_settings_than_the_foundation_models_are_refused(trained, workspace):
     base = trained("efa", "--efa", *SMALL) / "efa.model"
     flags = ("--foundation_model", str(base), "--multiheads_finetuning", "False", "--E0s", "foundation")
-    with pytest.raises(EFAError, match="num_features_qk: 8 .the model has 4."):
-        trained("refused", *flags, "--efa_num_features_qk", "8")
+    for given in ("8", "16"):  # 16 is the default of the option
+        with pytest.raises(EFAError, match=f"num_features_qk: {given} .the model has 4."):
+            trained(f"refused_{given}", *flags, "--efa_num_features_qk", given)
 
 
 def test_lora_leaves_efa_whole(stock_model, ethanol):
@@ -173,6 +174,8 @@ def test_lora_trains_efa_in_full(trained, foundation):
     assert parts["efa"] and parts["interactions"]
     before = efa_parameters(base)
     assert all(not torch.equal(p, before[name]) for name, p in efa_parameters(tuned).items())
+    with pytest.raises(EFAError, match="freeze_base trains EFA alone, and --lora more than that: leave one of the two out"):
+        trained("lora_frozen", *flags, "--efa_freeze_base", "true")
 
 
 @pytest.mark.parametrize("level, trained_parts", [("5", {"efa", "products", "readouts"}), ("6", {"efa", "readouts"})])

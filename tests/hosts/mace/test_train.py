@@ -113,10 +113,13 @@ def test_switching_on_and_off():
     assert options("--efa", "false", section={"max_length": 3.0})[0] is None
     assert options(section=True)[0] == EFAConfig(**auto)
     assert options(section=False)[0] is None
+    assert options(section={})[0] == EFAConfig(**auto)
     assert options(section={"max_length": 3.0, "lr_factor": 0.5}) == (
         EFAConfig(max_length=3.0, **auto),
         TrainingOptions(lr_factor=0.5),
+        {"max_length": 3.0},
     )
+    assert options("--efa_layers", "null")[2] == {"layers": None} and options("--efa", "false", "--efa_layers", "null")[2] == {}
     assert options("--efa_max_length", "4", section={"max_length": 3.0})[0] == EFAConfig(max_length=4.0, **auto)
 
 
@@ -143,6 +146,10 @@ def test_the_section_is_cut_out_of_the_file(tmp_path):
         assert section == {"max_length": 3}
         assert argv[:3] == ["--seed", "1", "--config"] and argv[4:] == ["--lr", "2"]
         assert yaml.safe_load(Path(argv[3]).read_text()) == {"name": "x"}
+    config.write_text("efa:\n  # max_length: auto\nheads: {zeta: {}, alpha: {}}\n")
+    argv, section = take_section(["--config", str(config)])
+    assert section == {}  # there, with all its options commented out
+    assert list(yaml.safe_load(Path(argv[1]).read_text())["heads"]) == ["zeta", "alpha"]  # numbered in this order
     config.write_text("name: x\n")
     assert take_section(["--config", str(config)]) == (["--config", str(config)], None)
 
@@ -152,7 +159,7 @@ def test_shipped_config_is_read_by_the_parser(request):
     argv, section = take_section(["--config", str(path)])
     parser = tools.build_default_arg_parser()
     add_flags(parser)
-    config, _ = options_from(parser.parse_args(argv), section)
+    config, *_ = options_from(parser.parse_args(argv), section)
     assert config is not None
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,15 +15,18 @@ from scipy.spatial.transform import Rotation
 
 from efa_addons import EFAConfig, EFAError
 from efa_addons.hosts.nequip import (
+    EFAContributions,
     EFAParamGroups,
     InsertEFA,
     NequIPEFAModel,
     StripEFA,
+    callbacks,
     contributions,
     efa_config,
     efa_parameters,
     has_efa,
     insert_efa,
+    inspect,
     strip_efa,
     without_efa,
 )
@@ -155,6 +161,28 @@ def test_measuring(ethanol):
         contributions(stock(), {})
 
 
+def test_types_that_are_no_chemical_symbols():
+    names = {"type_names": ["water_H", "O2"], "per_type_energy_shifts": None}
+    text = inspect(randomize(NequIPEFAModel(efa=EFA, **{**SMALL, **names})))
+    assert "types water_H, O2" in text and "norms: mean over the atoms of a small cluster" in text
+
+
+@pytest.mark.parametrize(
+    ("every", "frequency", "logged"), [(1, 1, [0, 1, 2, 3, 4, 5]), (1, 2, [0, 2, 4]), (2, 2, [1, 3, 5]), (2, 3, [1, 5])]
+)
+def test_contributions_are_logged_in_some_epochs(monkeypatch, every, frequency, logged):
+    """Also where validation is not in every epoch; and a batch without neighbors has no ratio, but is no error."""
+    monkeypatch.setattr(callbacks, "contributions", lambda model, batch: {"layer0": (1.0, 0.0), "layer1": (1.0, 2.0)})
+    callback, found = EFAContributions(frequency), []
+    for epoch in range(every - 1, 6, every):
+        trainer = SimpleNamespace(sanity_checking=False, current_epoch=epoch)
+        module = SimpleNamespace(model=None, log=lambda name, value, epoch=epoch, **_: found.append((epoch, name, value)))
+        for batch in (0, 1):
+            callback.on_validation_batch_end(trainer, module, None, {}, batch)
+    assert [epoch for epoch, name, _ in found if name == "efa_contribution/layer0"] == logged
+    assert all(math.isnan(value) if name.endswith("0") else value == 0.5 for _, name, value in found)
+
+
 def test_targets_of_configurations():
     target = {"_target_": "nequip.model.NequIPGNNModel", **SMALL}
     inserted = InsertEFA(model=target, efa={**EFA, "layers": [1]}, freeze_base=True)
@@ -163,6 +191,14 @@ def test_targets_of_configurations():
     assert {name for name, p in inserted.named_parameters() if p.requires_grad} == set(new)
     stripped = StripEFA(model={"_target_": "efa_addons.hosts.nequip.InsertEFA", "model": target, "efa": EFA})
     assert not has_efa(stripped)
+    kept = {"model": {"_target_": "efa_addons.hosts.nequip.InsertEFA", "model": target, "efa": EFA}}
+    assert efa_config(InsertEFA(**kept)) == efa_config(InsertEFA(**kept, efa=EFA)) == EFAConfig(**EFA)
+    for changes, message in (
+        ({"efa": {"max_length": 3.0}}, "other settings: max_length: 3.0"),
+        ({"mode": "sequential"}, "parallel"),
+    ):
+        with pytest.raises(EFAError, match=message):
+            InsertEFA(**kept, **changes)
     groups = EFAParamGroups(with_efa(), efa={"lr": 0.1}, base={"lr": 0.2})
     assert [group["lr"] for group in groups] == [0.1, 0.2]
     assert sum(len(group["params"]) for group in groups) == len(list(with_efa().parameters()))

@@ -74,7 +74,8 @@ def metric(text: str, name: str) -> float:
 
 
 def test_fine_tuning_a_package_starts_where_the_base_is(workspace):
-    folder, _ = train(workspace, "base", without_efa("tutorial", workspace), *SMALL, "run=[train]", configs=workspace)
+    options = [*SMALL, "cutoff_radius=3.5", "run=[train]"]  # fine-tuning takes the cutoff of the package
+    folder, _ = train(workspace, "base", without_efa("tutorial", workspace), *options, configs=workspace)
     base, again = workspace / "base.nequip.zip", workspace / "again.nequip.zip"
     run("nequip-package", "build", str(folder / "best.ckpt"), str(base), cwd=workspace)
     tuned, text = train(workspace, "tuned", "finetune", f"package={base}", "run=[val,train]")
@@ -87,8 +88,15 @@ def test_fine_tuning_a_package_starts_where_the_base_is(workspace):
     # and a package of a model that was made from a package
     run("nequip-package", "build", str(tuned / "best.ckpt"), str(again), cwd=workspace)
     atoms = ase.io.read(workspace / "train.xyz", index=0)
-    energies = [evaluate(m, atoms, r_max=4.0)["total_energy"] for m in (model, saved(again))]
+    energies = [evaluate(m, atoms, r_max=3.5)["total_energy"] for m in (model, saved(again))]
     assert torch.allclose(*energies, rtol=0, atol=1e-5)
+    # which has EFA, and keeps it
+    tune = [f"package={again}", "run=[val]"]
+    _, text = train(workspace, "kept", "finetune", *tune, "training_module.model.efa=null")
+    _, text_again = train(workspace, "as_it_is", stock, *tune, configs=workspace)
+    assert metric(text, "val0_epoch/forces_mae") == metric(text_again, "val0_epoch/forces_mae")
+    _, text = train(workspace, "refused", "finetune", *tune, "+training_module.model.efa.num_features_qk=8", check=False)
+    assert "has EFA with other settings: num_features_qk: 8 (the model has 16)" in text.replace("\n", " ")
 
 
 WITHOUT_EFA_ADDONS = """

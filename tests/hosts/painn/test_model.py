@@ -15,7 +15,7 @@ import torch
 from ase.build import molecule
 from schnetpack.model import NeuralNetworkPotential
 from schnetpack.representation import PaiNN, SchNet
-from schnetpack.transform import AddOffsets, CastTo64, RemoveOffsets, ScaleProperty
+from schnetpack.transform import AddOffsets, ASENeighborList, CastTo64, RemoveOffsets, ScaleProperty, SkinNeighborList
 
 from efa_addons import EFAConfig, EFAError
 from efa_addons.hosts.derive import add_lines
@@ -176,6 +176,40 @@ def test_offsets_that_do_not_fit_the_base_are_errors(tmp_path, transforms, messa
     model = InsertEFA(base_model(tmp_path), efa=EFA)
     with pytest.raises(EFAError, match=message):
         model.initialize_transforms(Data(transforms))
+
+
+@pytest.mark.parametrize(
+    ("neighbors", "fits"),
+    [
+        (ASENeighborList(2.0), True),
+        (ASENeighborList(5.0), True),  # what is beyond the base's cutoff counts nothing
+        (ASENeighborList(1.5), False),
+        (SkinNeighborList(ASENeighborList(1.5), [], cutoff_skin=3.0), False),
+    ],
+    ids=["equal", "larger", "smaller", "smaller with a skin"],
+)
+def test_a_smaller_cutoff_than_the_bases_is_an_error(tmp_path, neighbors, fits):
+    model = InsertEFA(base_model(tmp_path), efa=EFA)
+    data = Data([RemoveOffsets("energy", remove_mean=True, remove_atomrefs=True), neighbors])
+    if fits:
+        model.initialize_transforms(data)
+        return
+    with pytest.raises(EFAError, match="list neighbors up to 1.5 .*, and the base sees them up to 2: .* globals.cutoff=2"):
+        model.initialize_transforms(data)
+
+
+def test_training_without_a_data_module(tmp_path, caplog):
+    """As of plain PaiNN from data loaders; where numbers or offsets come from the training set, there must be one."""
+    caplog.set_level("INFO")
+    model_with(PaiNNEFA(efa=EFA, **options())).initialize_transforms(None)
+    assert "EFA in 3 of 3 layers" in caplog.text
+    waiting = model_with(PaiNNEFA(efa={**EFA, "max_length": "auto"}, **options()))
+    for model, message in (
+        (waiting, "'auto' become numbers"),
+        (InsertEFA(base_model(tmp_path), efa=EFA), "offsets and cutoff"),
+    ):
+        with pytest.raises(EFAError, match=f"{message}.* data module, and there is NoneType: train with trainer.fit"):
+            model.initialize_transforms(None)
 
 
 def test_known_structures_are_reported(tmp_path, caplog):
