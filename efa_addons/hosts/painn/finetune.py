@@ -69,14 +69,16 @@ def InsertEFA(
 
 @dataclass
 class Base:
-    """What of a base model must stay when it is trained on: its offsets, and which structures it has seen.
+    """What of a base model must stay when it is trained on: its offsets and cutoff, and which structures it has seen.
 
     Args:
         path: the best_model.
+        cutoff: in the unit of the data.
         offsets: for each property the AddOffsets of the base.
     """
 
     path: Path
+    cutoff: float
     offsets: dict[str, AddOffsets]
 
     @classmethod
@@ -89,14 +91,10 @@ class Base:
                 offsets[module._property] = module
             elif isinstance(module, ScaleProperty):
                 module._initialized = True
-        return cls(path, offsets)
+        return cls(path, float(representation_of(model).cutoff), offsets)
 
-    def prepare(self, datamodule: Any, cutoff: float) -> None:
+    def prepare(self, datamodule: Any) -> None:
         """Makes the data lose what the base adds, and looks for structures that the base was trained on.
-
-        Args:
-            datamodule: of SchNetPack.
-            cutoff: of the base, in the unit of the data.
 
         Raises:
             EFAError: offsets that do not match, or neighbors that the base sees and the data do not have.
@@ -104,7 +102,7 @@ class Base:
         removed: set[str] = set()
         for transforms in (datamodule.train_transforms, datamodule.val_transforms, datamodule.test_transforms):
             for transform in transforms:
-                refuse_smaller_cutoff(transform, cutoff)
+                refuse_smaller_cutoff(transform, self.cutoff)
                 if isinstance(transform, RemoveOffsets):
                     self._align(transform)
                     removed.add(transform._property)

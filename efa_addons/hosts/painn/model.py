@@ -67,22 +67,17 @@ class PaiNNEFA(PaiNN, Transform):
         """Called by SchNetPack with its data module, before training begins."""
         config = EFAConfig.from_dict(self.efa_config)
         if not hasattr(getattr(value, "train_dataset", None), "iter_properties"):  # trained from data loaders, say
-            why = (
-                "options that are 'auto' become numbers"
-                if config.needs_data
-                else "the base's offsets and cutoff are looked for"
-            )
             if config.needs_data or self.finetuning is not None:
                 raise EFAError(
-                    f"{why} in the training set of a SchNetPack data module, and there is {type(value).__name__}: "
-                    "train with trainer.fit(task, datamodule=…)."
+                    "a model whose options are 'auto', or that is fine-tuned, is made ready with the training set of a "
+                    f"SchNetPack data module, and there is {type(value).__name__}: train with trainer.fit(task, datamodule=…)."
                 )
             log.info(describe(self))
             return
         if config.needs_data:
             resolve(self, resolve_from(config, value))
         if self.finetuning is not None:
-            self.finetuning.prepare(value, float(self.cutoff))
+            self.finetuning.prepare(value)
             self.finetuning = None
         log.info(describe(self, usual_num_atoms(value), value.batch_size))
 
