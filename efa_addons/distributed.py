@@ -31,6 +31,7 @@ def atoms_spread(group: Any = None) -> Iterator[None]:
     Every rank gives its own atoms (any number, none too), their graphs in `batch`, and the same `num_graphs`. All ranks must
     do the same: call the model, and differentiate their part of the energy. Gradients by parameters are each rank's part, to be
     summed. The quadrature is used for all sizes. Only EFA sees the other ranks' atoms: a host's messages are its own matter.
+    What torch.utils.checkpoint makes again in a backward pass is spread only if that is within, too; TorchScript never is.
 
     Args:
         group: process group; none given: all ranks.

@@ -24,6 +24,12 @@ def main(argv: list[str] | None = None) -> None:
     add_flags(parser)
     args = parser.parse_args(argv)
     config, training, given = options_from(args, section)
+    if str(args.foundation_model).endswith(SUFFIX):
+        model = Path(args.foundation_model).with_suffix(".model")
+        raise EFAError(
+            f"--foundation_model {args.foundation_model} is in the portable format, and MACE reads .model files: "
+            f"efa-addons convert {args.foundation_model} {model}, and give that."
+        )
     install()
     for name in [name for name in vars(args) if name == "efa" or name.startswith("efa_")]:
         delattr(args, name)

@@ -81,6 +81,11 @@ def test_other_settings_than_the_foundation_models_are_refused(trained, workspac
             trained(f"refused_{given}", *flags, "--efa_num_features_qk", given)
 
 
+def test_a_portable_file_as_foundation(trained):
+    with pytest.raises(EFAError, match="MACE reads .model files: efa-addons convert it.efa it.model, and give that"):
+        trained("from_portable", "--foundation_model", "it.efa", *SINGLE)
+
+
 def test_lora_leaves_efa_whole(stock_model, ethanol):
     from mace.modules import lora
 
