@@ -83,7 +83,7 @@ def refuse_other_settings(given: Mapping[str, Any], carried: EFAConfig) -> None:
     if changed:
         raise EFAError(
             f"the foundation model has EFA with other settings: {'; '.join(changed)}. Leave these options out to go on with "
-            "its EFA, or take it out first with `efa-addons strip`."
+            "its EFA, or take it out first (`efa-addons strip`; in NequIP the target StripEFA)."
         )
 
 
