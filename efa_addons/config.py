@@ -169,7 +169,7 @@ def _kind_name(kind: Any) -> str:
     if kind is type(None):
         return "null"
     if typing.get_origin(kind) is tuple:
-        return f"a list of {typing.get_args(kind)[0].__name__}"
+        return f"a list of {typing.get_args(kind)[0].__name__} ([0, 1], say)"
     return {bool: "true or false", str: "text"}.get(kind, kind.__name__)
 
 
@@ -196,8 +196,9 @@ def _check(config: EFAConfig) -> None:
         value = getattr(config, name)
         if value is not None and value < 0:
             raise EFAError(f"{name} must be 0 or more, got {value}.")
-    if config.layers is not None and (not config.layers or min(config.layers) < 0):
-        raise EFAError(f"layers must be a list of layer numbers from 0, got {list(config.layers)}.")
+    layers = config.layers
+    if layers is not None and (not layers or min(layers) < 0 or len(set(layers)) < len(layers)):
+        raise EFAError(f"layers must be a list of layer numbers from 0, each once, got {list(layers)}.")
     if config.lebedev_num is not None:
         lebedev_grid(config.lebedev_num)  # raises for numbers that are none, naming the nearest
     if config.method not in METHODS:

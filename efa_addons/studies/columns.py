@@ -25,6 +25,7 @@ METRICS = ("energy_mae", "energy_rmse", "energy_mae_per_atom", "energy_rmse_per_
 SHOWN = ("energy_mae", "energy_mae_per_atom", "force_mae")  # of the test set
 # unit of a record -> unit of the tables, and the factor between them
 UNITS = {"eV": ("meV", 1e3), "eV/atom": ("meV/atom", 1e3), "eV/Å": ("meV/Å", 1e3), "eV/atom/ps": ("meV/atom/ps", 1e3)}
+OF_NO_UNIT = {"eV/atom": "per atom", "eV/atom/ps": "per atom and ps"}  # in studies in arbitrary units
 
 SHORT = {"count": ",.0f", "ratio": ".2g"}
 
@@ -66,7 +67,7 @@ class Column:
 
     def _shown(self, units: str) -> tuple[str, float]:
         if units != "eV" and self.unit.startswith("eV"):
-            return "", 1.0
+            return OF_NO_UNIT.get(self.unit, ""), 1.0
         return UNITS.get(self.unit, (self.unit, 1.0))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn
 
 from efa_addons.studies import cumulene, hosts, report, results
 from efa_addons.studies.runs import Run
@@ -85,12 +85,16 @@ def train(runs: Sequence[Run]) -> None:
                 _reap(active, tasks, progress)
                 if not progress.console.is_terminal and time.monotonic() - said > REPORT_EVERY:
                     said = time.monotonic()
-                    states = [f"{task.description}: epoch {task.completed:.0f} of {task.total:.0f}" for task in progress.tasks]
+                    states = [f"{task.description}: {_state(task)}" for task in progress.tasks]
                     print("; ".join(states), flush=True)
         finally:
             for process in active.values():
                 process.terminate()
                 process.wait()
+
+
+def _state(task: Task) -> str:
+    return f"epoch {task.completed:.0f} of {task.total:.0f}" if task.started else "waiting"
 
 
 def _reap(active: dict[Run, subprocess.Popen], tasks: dict[Run, TaskID], progress: Progress) -> None:

@@ -41,7 +41,7 @@ from efa_addons.hosts.mace.describe import describe
 from efa_addons.hosts.mace.insert import efa_config, efa_layers, efa_parameters, graft_from, has_efa, insert_efa, strip_efa
 from efa_addons.hosts.mace.model import LAMMPS_FORWARD, SUPPORTED
 from efa_addons.hosts.mace.options import TrainingOptions
-from efa_addons.nn.checks import largest_distance
+from efa_addons.nn.checks import largest_distance, refuse_periodic
 
 
 def _configure_model(original: Callable) -> Callable:
@@ -58,7 +58,7 @@ def _configure_model(original: Callable) -> Callable:
             model = graft_from(model, model_foundation)
         elif wanted is not None:
             model = insert_efa(model, resolve_from(wanted, train_loader.dataset), seed=args.seed)
-        _refuse_other_restart(args, model)
+        _refuse_other_checkpoints(args, model)
         if has_efa(model):
             args.efa_config = efa_config(model)  # resolved, for what is logged of the run
             logging.info(describe(model, _usual_num_atoms(train_loader.dataset), args.batch_size, args.device))
@@ -240,6 +240,7 @@ def resolve_from(config: EFAConfig, dataset: Any) -> EFAConfig:
         return config
     largest, atoms = 0.0, 0
     for i in range(len(dataset)):
+        refuse_periodic(getattr(dataset[i], "pbc", None), f"structure {i} of the training set")
         positions = dataset[i].positions
         atoms += positions.shape[0]
         one_graph = torch.zeros(positions.shape[0], dtype=torch.long)
@@ -253,10 +254,11 @@ def _usual_num_atoms(dataset: Any, sample: int = 256) -> int:
     return round(sum(dataset[i].positions.shape[0] for i in chosen) / len(chosen))
 
 
-def _refuse_other_restart(args: Any, model: torch.nn.Module) -> None:
-    """MACE loads checkpoints leniently: with other EFA settings a restart would quietly begin with untrained blocks."""
-    if not getattr(args, "restart_latest", False):
-        return
+def _refuse_other_checkpoints(args: Any, model: torch.nn.Module) -> None:
+    """MACE loads checkpoints leniently: with other EFA settings a restart would quietly begin with untrained blocks.
+
+    So would the model end that MACE loads after the last epoch of any run: it finds checkpoints by the run's name.
+    """
     tag = get_tag(name=args.name, seed=args.seed)
     for path in Path(args.checkpoints_dir).glob(f"{glob.escape(tag)}_epoch-*.pt"):
         saved = torch.load(path, map_location="cpu", weights_only=False).get("efa_config") or {}
@@ -265,7 +267,8 @@ def _refuse_other_restart(args: Any, model: torch.nn.Module) -> None:
         if changed or bool(now) != bool(saved):
             raise EFAError(
                 f"{path} was written {'with' if saved else 'without'} EFA{' of other settings' if saved and now else ''}: "
-                f"{'; '.join(changed)}. Restart with the same EFA options, or give another --name to start anew."
+                f"{'; '.join(changed)}. MACE takes up what was written under the same name, at the end of a run if not before: "
+                "give the same EFA options, or another --name to start anew."
             )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             group.add_argument(f"--efa_{field.name}", default=argparse.SUPPRESS, metavar="VALUE", help=text)
 
 
+def refuse_unknown_flags(argv: Sequence[str]) -> None:
+    """argparse would take the beginning of a flag for the flag, and names nothing near.
+
+    Raises:
+        EFAError: a flag, or a key of the YAML file, that begins with `efa` and is none.
+    """
+    known = ["--efa", *(f"--efa_{field.name}" for options in _CLASSES for field in dataclasses.fields(options))]
+    unknown = [name for name in (argument.partition("=")[0] for argument in argv) if name.startswith("--efa")]
+    unknown = [name for name in unknown if name not in known]
+    if unknown:
+        raise unknown_names("EFA flag", unknown, known)
+
+
 def _as_yaml(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
 
@@ -71,7 +85,10 @@ def take_section(argv: list[str]) -> tuple[list[str], Any]:
         if not path.is_file():
             continue  # MACE's parser says what is wrong
         content = yaml.safe_load(path.read_text())
-        if not isinstance(content, Mapping) or "efa" not in content:
+        if not isinstance(content, Mapping):
+            continue
+        refuse_unknown_flags([f"--{key}" for key in content if key != "efa"])
+        if "efa" not in content:
             continue
         section = {} if content["efa"] is None else content["efa"]  # all its options commented out, say: it is there
         with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="efa_addons_", delete=False) as rest:
@@ -105,4 +122,6 @@ def options_from(args: argparse.Namespace, section: Any) -> tuple[EFAConfig | No
     config = EFAConfig(**{**_DEFAULTS, **given_of_efa})
     if switch is None:
         switch = section if isinstance(section, bool) else (section is not None or bool(given))
+    if given and not switch:
+        print(f"EFA is switched off, and its options are not used: {', '.join(given)}", file=sys.stderr)  # MACE logs later
     return (config if switch else None), training, (given_of_efa if switch else {})

@@ -82,7 +82,7 @@ def test_other_settings_than_the_foundation_models_are_refused(trained, workspac
 
 
 def test_a_portable_file_as_foundation(trained):
-    with pytest.raises(EFAError, match="MACE reads .model files: efa-addons convert it.efa it.model, and give that"):
+    with pytest.raises(SystemExit, match="MACE reads .model files: efa-addons convert it.efa it.model, and give that"):
         trained("from_portable", "--foundation_model", "it.efa", *SINGLE)
 
 

@@ -13,7 +13,7 @@ from mace.calculators import MACECalculator
 from mace_support import SMALL, losses
 
 from efa_addons import EFAConfig, EFAError
-from efa_addons.hosts.mace import efa_config, has_efa, insert_efa, load
+from efa_addons.hosts.mace import efa_config, has_efa, insert_efa, load, train
 from efa_addons.hosts.mace.hooks import resolve_from
 from efa_addons.hosts.mace.insert import efa_parameters
 from efa_addons.hosts.mace.options import TrainingOptions, add_flags, options_from, take_section
@@ -64,6 +64,10 @@ def test_resolve_counts_atoms_and_skips_known_numbers(ethanol):
     assert resolved.max_length == pytest.approx(ethanol.get_all_distances().max(), abs=1e-3)
     fixed = EFAConfig(max_length=7.0)
     assert resolve_from(fixed, []) is fixed
+    periodic = Structure()
+    periodic.pbc = torch.tensor([False, False, True])
+    with pytest.raises(EFAError, match=r"periodic structure \(structure 1 of the training set\)"):
+        resolve_from(EFAConfig(), [Structure(), periodic])
 
 
 def test_yaml_section(trained, workspace):
@@ -104,7 +108,7 @@ def test_parameter_group_of_its_own(stock_model):
     assert all(p.requires_grad for p in efa_parameters(model).values())  # --freeze 6 froze the products around them
 
 
-def test_switching_on_and_off():
+def test_switching_on_and_off(capsys):
     auto = {"normalization": "auto"}
     assert options()[0] is None
     assert options("--efa")[0] == EFAConfig(**auto)
@@ -119,6 +123,7 @@ def test_switching_on_and_off():
         TrainingOptions(lr_factor=0.5),
         {"max_length": 3.0},
     )
+    assert "EFA is switched off, and its options are not used: max_length" in capsys.readouterr().err
     assert options("--efa_layers", "null")[2] == {"layers": None} and options("--efa", "false", "--efa_layers", "null")[2] == {}
     assert options("--efa_max_length", "4", section={"max_length": 3.0})[0] == EFAConfig(max_length=4.0, **auto)
 
@@ -134,8 +139,9 @@ def test_bad_options_are_errors():
         options("--efa_lr_factor", "0")
     with pytest.raises(EFAError, match="section efa: must be"):
         options(section=[1])
-    with pytest.raises(SystemExit):
-        options("--efa_max_lenght", "3")
+    for given in (["--efa_max_lenght", "3"], ["--efa_lr=0.1"]):  # argparse would take the second for --efa_lr_factor
+        with pytest.raises(SystemExit, match="efa-mace-train: unknown EFA flag .* .did you mean '--efa_"):
+            train.main(["--name", "x", *given])
 
 
 def test_the_section_is_cut_out_of_the_file(tmp_path):
@@ -150,6 +156,9 @@ def test_the_section_is_cut_out_of_the_file(tmp_path):
     argv, section = take_section(["--config", str(config)])
     assert section == {}  # there, with all its options commented out
     assert list(yaml.safe_load(Path(argv[1]).read_text())["heads"]) == ["zeta", "alpha"]  # numbered in this order
+    config.write_text("name: x\nefa_max_lenght: 3\n")
+    with pytest.raises(EFAError, match="unknown EFA flag '--efa_max_lenght' .did you mean '--efa_max_length'"):
+        take_section(["--config", str(config)])
     config.write_text("name: x\n")
     assert take_section(["--config", str(config)]) == (["--config", str(config)], None)
 
@@ -175,8 +184,10 @@ def test_restart_goes_on_and_refuses_other_settings(trained, workspace):
             ((), "was written with EFA"),
         ]
     ):
-        with pytest.raises(EFAError, match=message):
-            trained(f"restart_{i}", *options_, *more, "--name", "restarted")
+        # nor without a restart: after the last epoch MACE would load the earlier run's best checkpoint
+        for begin in (more, more[:2]):
+            with pytest.raises(EFAError, match=message):
+                trained(f"restart_{i}", *options_, *begin, "--name", "restarted")
     trained("restart_same", *flags, *more, "--name", "restarted")
     after = losses(folder)
     assert len(after) > len(before)
