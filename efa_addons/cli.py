@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import sys
 from collections.abc import Collection
@@ -15,7 +16,7 @@ import torch
 import yaml
 
 from efa_addons.config import AUTO, EFAConfig
-from efa_addons.errors import EFAError, how_to_install
+from efa_addons.errors import EFAError, how_to_install, unknown_names
 from efa_addons.nn.checks import largest_distance
 from efa_addons.portable import SUFFIX, read_portable
 from efa_addons.studies.hosts import NAMES as HOSTS
@@ -29,7 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a verb; errors of the user are one line on stderr and exit code 2."""
     parser = argparse.ArgumentParser(prog="efa-addons", description=__doc__)
     parser.add_argument("--version", action="version", version=f"efa_addons {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True)
+    whole = functools.partial(argparse.ArgumentParser, allow_abbrev=False)  # the beginning of an option is no option
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=whole)
     _add_insert(verbs)
     _add_strip(verbs)
     _add_convert(verbs)
@@ -39,8 +41,15 @@ def main(argv: list[str] | None = None) -> int:
     _add_study(verbs)
     _add_report(verbs)
     _add_doctor(verbs)
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    unknown = [argument.partition("=")[0] for argument in rest if argument.startswith("--")]
+    if rest and not unknown:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
+        if unknown:
+            raise unknown_names(
+                "option", unknown, [name for name in verbs.choices[args.verb]._option_string_actions if name[1:2] == "-"]
+            )
         args.run(args)
     except (EFAError, ImportError, FileNotFoundError, FileExistsError) as error:
         print(f"efa-addons {args.verb}: {error}", file=sys.stderr)
@@ -99,7 +108,7 @@ def _add_kernels(verbs: Verbs) -> None:
         type=Path,
         default=Path("kernels.png"),
         metavar="FILE",
-        help="the picture (default: kernels.png); the numbers go beside it, to a file that ends in .csv",
+        help="the picture (default: kernels.png); the numbers go beside it, to a file that ends in .csv; none is overwritten",
     )
     parser.set_defaults(run=_kernels)
 
@@ -265,6 +274,9 @@ def _kernels(args: argparse.Namespace) -> None:
     from efa_addons.studies import kernels
 
     kernels.check_name(args.out)
+    for path in (args.out, args.out.with_suffix(".csv")):
+        if path.exists():
+            raise FileExistsError(f"{path} exists already; give another name with --out.")
     host = _host(args)
     structures = _structures(args.data)
     layers = kernels.effective_kernels(host, _load(host, args), structures)

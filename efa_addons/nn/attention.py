@@ -365,7 +365,9 @@ class EuclideanFastAttention(nn.Module):
         return attend_pairs_harmonics(q, k, v, positions, self.frequencies, self.degree_constants, layout, self.include_self)
 
     def _by_quadrature(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
-        if not torch.jit.is_scripting():
+        if torch.jit.is_scripting():
+            self._warn_in_script(positions, batch, num_graphs)
+        else:
             self._warn(positions, batch, num_graphs)
         blocks = graph_blocks(batch, num_graphs)
         z = attend(q, k, v, positions, self.frequencies, self._grid(), blocks)
@@ -414,6 +416,22 @@ class EuclideanFastAttention(nn.Module):
                         EFAWarning,
                         stacklevel=3,
                     )
+
+    def _warn_in_script(self, positions: Tensor, batch: Tensor, num_graphs: int) -> None:
+        """Where looking is free, along the directions of the grid: these miss structures a little wider than max_length."""
+        if positions.is_cuda or positions.shape[0] == 0:
+            return
+        along = torch.matmul(positions.detach(), self.directions.to(positions.dtype).t())
+        lowest = along.new_full([num_graphs, along.shape[1]], math.inf)
+        graph = batch.unsqueeze(1).expand_as(along)
+        widths = lowest.neg().scatter_reduce(0, graph, along, "amax") - lowest.scatter_reduce(0, graph, along, "amin")
+        size = widths.max().item()
+        if size > self.max_length * (1 + 1e-6):
+            warnings.warn(
+                f"a structure is {size} A wide or more, EFA was set up for max_length={self.max_length} A: it is computed, but "
+                "rotational invariance is no longer promised. Set a larger max_length and train again.",
+                stacklevel=2,
+            )
 
     @torch.jit.unused
     def _width(self, positions: Tensor, batch: Tensor, num_graphs: int) -> float:

@@ -303,7 +303,9 @@ def test_what_it_attends_to(host, tmp_path):
     host.save(host.with_efa(SMALL), model)
     ase.io.write(data, structures)
     name = host.adapter.__name__.rpartition(".")[2]
-    assert main(["kernels", "--host", name, str(model), "--data", str(data), "--out", str(picture)]) == 0
+    command = ["kernels", "--host", name, str(model), "--data", str(data), "--out", str(picture)]
+    assert main(command) == 0
+    assert main(command) == 2  # nothing is overwritten
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert len(picture.with_suffix(".csv").read_text().splitlines()) > 100
 
@@ -372,6 +374,10 @@ def test_input_that_cannot_be_used_is_told_in_one_line(host, tmp_path, capsys):
         assert main(given) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"efa-addons {given[0]}: {message}")
+    assert (
+        main([*insert, "--max_degree", "1", "--max_lenght=9"]) == 2
+    )  # argparse would take the first for --max_degree_qk or _v
+    assert "unknown option '--max_degree' (did you mean '--max_degree_v'?), '--max_lenght' (did" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*insert, "--layers", "[0,"])  # a list without quotes in a shell
     assert "--layers: must be a value as in YAML, got [0, (in a shell lists need quotes)" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """TorchScript (LAMMPS, MACE's deployment): same values and gradients, before and after a file, for any sizes."""
 
 import io
+import warnings
 
 import pytest
 import torch
@@ -63,6 +64,17 @@ def test_block(changes, atoms, randomized):
     config = EFAConfig(max_length=5.0, num_features_qk=4, num_features_v=2, mlp_features=4, **{"lebedev_num": 14, **changes})
     block = randomized(EFABlock("4x0e+2x1o", "4x0e+4x1o", config))
     assert_scripted_equals_eager(block, (block.pack.dim,), atoms)
+
+
+def test_structures_beyond_max_length_are_a_warning():
+    module = torch.jit.script(EuclideanFastAttention(2, max_length=5.0, method="quadrature"))
+    x, batch = torch.randn(4, 1, 1, 2), torch.tensor([0, 0, 2, 2])
+    near = torch.randn(4, 1).sign() * torch.tensor([[1.4, 1.4, 1.4]])  # 4.8 Å across
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module(x, near + 100 * batch.unsqueeze(1), batch, 3)
+    with pytest.warns(UserWarning, match="wide or more, EFA was set up for max_length=5. A: it is computed, but rotational"):
+        module(x, torch.arange(4)[:, None] * torch.tensor([[1.0, 2.0, 5.0]]), batch, 3)
 
 
 def test_errors_survive():
