@@ -40,7 +40,8 @@ def test_zero_at_initialisation(irreps, config, atoms):
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(("irreps_in", "irreps_out"), [(i, i) for i in IRREPS[1:]] + [("8x0e", "4x0e+2x1o"), ("2x1o", "3x0e")])
 def test_equivariant(irreps_in, irreps_out, config, atoms, randomized):
-    block = randomized(EFABlock(irreps_in, irreps_out, config.replace(lebedev_num=194)))
+    degree_qk = config.max_degree_qk if "0e" in irreps_in else None  # q and k are of what there is
+    block = randomized(EFABlock(irreps_in, irreps_out, config.replace(lebedev_num=194, max_degree_qk=degree_qk)))
     (positions, batch, num_graphs), rotation = atoms(4, 3), -o3.rand_matrix()
     x = torch.randn(7, block.pack.dim)
     turn_in, turn_out = (o3.Irreps(irreps).D_from_matrix(rotation) for irreps in (irreps_in, irreps_out))
