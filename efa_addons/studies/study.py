@@ -8,6 +8,7 @@ Energies eV, lengths Å.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -171,13 +172,13 @@ class Study:
             raise unknown_names("size", [size], SIZES)
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            return cls.from_dict(path.stem, content, size)
+            return cls.from_dict(path.stem, content, size, path.absolute().parent)
         except (EFAError, yaml.YAMLError) as error:
             raise EFAError(f"{path}: {error}") from error
 
     @classmethod
-    def from_dict(cls, name: str, content: Any, size: str) -> Study:
-        """The study of a mapping with the keys of a file."""
+    def from_dict(cls, name: str, content: Any, size: str, folder: Path | None = None) -> Study:
+        """The study of a mapping with the keys of a file; `folder`: where relative paths begin, none: they are refused."""
         content = dict(_mapping("the file", content))
         sizes = _mapping("sizes", content.pop("sizes", {}))
         _known("size", sizes, SIZES[:2])
@@ -204,8 +205,8 @@ class Study:
         units = content.get("units", "eV")
         if units not in ("eV", "arbitrary"):
             raise EFAError(f"units must be eV or arbitrary, got {units!r}.")
-        base = _base(content["base"], training, size) if content.get("base") else None
-        data = tuple(_data(*entry, size) for entry in _mapping("data", content["data"]).items())
+        base = _base(content["base"], training, size, folder) if content.get("base") else None
+        data = tuple(_data(*entry, size, folder) for entry in _mapping("data", content["data"]).items())
         if base is not None and BASE in [spec.name for spec in data]:
             raise EFAError(f"data cannot be called {BASE}: that is what the study's base is called. Take another name.")
         return cls(
@@ -254,14 +255,14 @@ def _host_training(content: Any, training: TrainingSettings) -> dict[str, Mappin
     return dict(content)
 
 
-def _base(content: Any, training: TrainingSettings, size: str) -> Base:
+def _base(content: Any, training: TrainingSettings, size: str, folder: Path | None) -> Base:
     content = dict(_mapping("base", content))
     _known("key of base", content, ("data", "training"))
     if "data" not in content:
         raise EFAError("base: missing: data.")
     changed = {} if size == "tiny" else _mapping("base: training", content.get("training", {}))
     return Base(
-        _data(BASE, content["data"], size),
+        _data(BASE, content["data"], size, folder),
         _typed(TrainingSettings, "base: training", {**dataclasses.asdict(training), **changed}),
     )
 
@@ -287,7 +288,7 @@ def _variants(content: Any, hosts: tuple[str, ...], model: ModelSettings, base: 
     return found
 
 
-def _data(name: str, content: Any, size: str) -> DataSpec:
+def _data(name: str, content: Any, size: str, folder: Path | None) -> DataSpec:
     options = dict(_mapping(f"data: {name}", content))
     source = options.pop("source", name)
     if source not in SOURCES:
@@ -300,7 +301,28 @@ def _data(name: str, content: Any, size: str) -> DataSpec:
         default = chosen.options[key]
         if isinstance(default, int | float) and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise EFAError(f"data: {name}: {key} must be a number, got {value!r}.")
+        if isinstance(default, str) and not isinstance(value, str):
+            raise EFAError(f"data: {name}: {key} must be text, got {value!r}.")
+    if missing := [key for key, default in chosen.options.items() if default is inspect.Parameter.empty and key not in options]:
+        raise EFAError(f"data: {name}: missing: {', '.join(missing)}.")
+    for key in [key for key in chosen.files if options.get(key) is not None]:
+        options[key] = _located(f"data: {name}: {key}", options[key], folder)
     return DataSpec(name, source, options)
+
+
+def _located(where: str, value: Any, folder: Path | None) -> Any:
+    """The absolute path of a file that exists, or of each in a mapping. Relative ones begin at `folder`."""
+    if isinstance(value, Mapping):
+        return {key: _located(f"{where}: {key}", entry, folder) for key, entry in value.items()}
+    if not isinstance(value, str):
+        raise EFAError(f"{where} must be the path of a file, got {value!r}.")
+    path = Path(value).expanduser()
+    if not path.is_absolute() and folder is None:
+        raise EFAError(f"{where} must be an absolute path where the study was not read from a file, got {value!r}.")
+    path = path if folder is None else folder / path
+    if not path.is_file():
+        raise EFAError(f"{where}: there is no file {path}. Relative paths begin at the folder of the study's file.")
+    return str(path)
 
 
 def _literature(content: Any, data: Sequence[DataSpec]) -> tuple[Mapping[str, Any], ...]:

@@ -24,6 +24,7 @@ from efa_addons.studies.study import SIZES, Study
 STUDIES = sorted((Path(__file__).parents[2] / "configs" / "studies").glob("*.yaml"))
 FORMULAS = ("two_atoms", "clusters", "charge_dipole", "nacl")
 LABELLED = ("cumulenes", "sn2", "dimers")
+MADE = (*FORMULAS, *LABELLED)  # of no file
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_labels_are_those_of_tblite(name, charge, tiny):
     assert abs(zeros[0]) > 100
 
 
-@pytest.mark.parametrize("name", sources.SOURCES)
+@pytest.mark.parametrize("name", MADE)
 def test_sets_are_disjoint_and_stay_when_the_training_set_grows(name, tiny):
     data, options = tiny(name), dict(sources.SOURCES[name].tiny)
     everything = np.array([atoms.info[ENERGY] for key in ("train", "valid", "test") for atoms in data.sets[key]])
@@ -123,7 +124,7 @@ def test_sets_are_disjoint_and_stay_when_the_training_set_grows(name, tiny):
         assert all(a.info[ENERGY] != b.info[ENERGY] for a, b in zip(data.sets["test"], other.sets["test"], strict=True))
 
 
-@pytest.mark.parametrize("name", sources.SOURCES)
+@pytest.mark.parametrize("name", MADE)
 def test_scans_go_along_their_coordinate(name, tiny):
     data = tiny(name)
     assert set(data.scans) <= set(data.sets) and {"train", "valid", "test"} <= set(data.sets)
@@ -297,6 +298,10 @@ def test_studies_load_and_their_tiny_data_are_made(path, tmp_path):
         before = (folder / "train.xyz").stat().st_mtime_ns
         sources.write(folder, spec.source, spec.options)
         assert (folder / "train.xyz").stat().st_mtime_ns == before
+
+
+def test_every_source_is_tested():
+    assert {*MADE, "files"} == {*sources.SOURCES}  # files: test_own_data.py
 
 
 def test_sources_are_known_without_ase_and_tblite(monkeypatch):

@@ -205,6 +205,19 @@ def test_finished_runs_are_not_repeated(tmp_path, fake):
     assert ran(tmp_path) == everything
 
 
+def test_finished_runs_of_a_file_that_has_changed_are_repeated(tmp_path, fake, capsys):
+    folder = sources.write(tmp_path / "made", "two_atoms", {"num_train": 8, "num_valid": 1, "num_test": 1})
+    path = folder / "train.xyz"
+    data = {"pairs": {"source": "files", "train": str(path)}}
+    run(tmp_path, data=data)
+    assert len(ran(tmp_path)) == 3
+    run(tmp_path, data=data)
+    assert ran(tmp_path) == []
+    path.write_text(path.read_text().replace("REF_energy=-0.", "REF_energy=-1."))
+    run(tmp_path, data=data)
+    assert len(ran(tmp_path)) == 3 and "3 finished runs are of other settings, data" in capsys.readouterr().out
+
+
 def test_finished_runs_say_what_the_study_says_now(tmp_path, fake):
     run(tmp_path)
     ran(tmp_path)

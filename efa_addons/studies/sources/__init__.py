@@ -1,4 +1,4 @@
-"""Where the data of studies come from: closed formulas, or GFN2-xTB (tblite). One module per source.
+"""Where the data of studies come from: closed formulas, GFN2-xTB (tblite), or files. One module per source.
 
 A source fills a folder: train.xyz, valid.xyz (both for training, the split made here, once for all hosts), and any number of
 further files, each of which every model is evaluated on; test.xyz is one of them. All are extended XYZ with REF_energy (eV) and
@@ -15,7 +15,8 @@ from typing import Any
 
 from efa_addons.errors import EFAError
 from efa_addons.studies.common import require
-from efa_addons.studies.sources import charge_dipole, clusters, cumulenes, dimers, nacl, sn2, two_atoms
+from efa_addons.studies.runs import digest
+from efa_addons.studies.sources import charge_dipole, clusters, cumulenes, dimers, files, nacl, sn2, two_atoms
 from efa_addons.studies.sources.base import Data, Scan, Source
 
 __all__ = ["Data"]
@@ -33,13 +34,17 @@ SOURCES: dict[str, Source] = {
     "cumulenes": Source(cumulenes.make, {"num_carbons": [5], "num_train": 6, "num_valid": 2, "num_test": 2, "num_twists": 2}),
     "sn2": Source(sn2.make, {"num_train": 6, "num_valid": 2, "num_test": 2, "num_scan": 5, "farthest": 2.0}),
     "dimers": Source(dimers.make, {"dimers": ["cl_hf"], "num_train": 6, "num_valid": 2, "num_test": 2, "num_scan": 5}),
+    "files": Source(files.make, {"limit": 10}, files=("train", "valid", "test")),
 }
 
 
 def write(folder: Path | str, source: str, options: Mapping[str, Any]) -> Path:
     """Fills `folder` with a source's data, unless they are there already; returns it. Others' data are replaced."""
     folder = Path(folder)
-    text = json.dumps({"source": source, "options": {**SOURCES[source].options, **options}}, indent=2) + "\n"
+    spec: dict[str, Any] = {"source": source, "options": {**SOURCES[source].options, **options}}
+    if paths := SOURCES[source].paths(options):
+        spec["sha256"] = {path: digest(Path(path).read_bytes()) for path in paths}  # a file may change under its name
+    text = json.dumps(spec, indent=2) + "\n"
     stamp = folder / SPEC
     if stamp.exists() and stamp.read_text() == text:
         return folder

@@ -44,15 +44,27 @@ class Data:
 
 @dataclass(frozen=True)
 class Source:
-    """A source: `make(seed=…, **options) -> Data`, and options for a set of a handful of structures."""
+    """A source of data.
+
+    Args:
+        make: `make(seed=…, **options) -> Data`.
+        tiny: options for a set of a handful of structures.
+        files: names of the options that are paths, or mappings to paths, of files that it reads.
+    """
 
     make: Callable[..., Data]
     tiny: Mapping[str, Any]
+    files: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, Any]:
-        """Name -> default."""
+        """Name -> default; `inspect.Parameter.empty`: it must be given."""
         return {name: parameter.default for name, parameter in inspect.signature(self.make).parameters.items()}
+
+    def paths(self, options: Mapping[str, Any]) -> list[str]:
+        """Of all files that it reads with these options: their contents decide the data, too."""
+        given = [options[name] for name in self.files if options.get(name) is not None]
+        return [path for entry in given for path in (entry.values() if isinstance(entry, Mapping) else [entry])]
 
 
 def draw(sample: Callable[[np.random.Generator], Atoms], seed: int, **numbers: int) -> dict[str, list[Atoms]]:
