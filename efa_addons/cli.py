@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import importlib
 import sys
 from collections.abc import Collection
@@ -26,12 +25,18 @@ DEFAULT_MAX_LENGTH = 20.0  # Å
 Verbs = Any  # the object argparse.add_subparsers returns
 
 
+class _Parser(argparse.ArgumentParser):
+    """Of the command and of its verbs: the beginning of an option is no option."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs a verb; errors of the user are one line on stderr and exit code 2."""
-    parser = argparse.ArgumentParser(prog="efa-addons", description=__doc__)
+    parser = _Parser(prog="efa-addons", description=__doc__)
     parser.add_argument("--version", action="version", version=f"efa_addons {__version__}")
-    whole = functools.partial(argparse.ArgumentParser, allow_abbrev=False)  # the beginning of an option is no option
-    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=whole)
+    verbs = parser.add_subparsers(dest="verb", required=True)
     _add_insert(verbs)
     _add_strip(verbs)
     _add_convert(verbs)
