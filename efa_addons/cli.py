@@ -46,15 +46,15 @@ def main(argv: list[str] | None = None) -> int:
     _add_study(verbs)
     _add_report(verbs)
     _add_doctor(verbs)
-    args, rest = parser.parse_known_args(argv)
-    unknown = [argument.partition("=")[0] for argument in rest if argument.startswith("--")]
-    if rest and not unknown:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    try:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in verbs.choices:  # argparse names nothing near
+        known = [name for name in verbs.choices[argv[0]]._option_string_actions if name.startswith("--")]
+        unknown = [name for name in (given.partition("=")[0] for given in argv) if name.startswith("--") and name not in known]
         if unknown:
-            raise unknown_names(
-                "option", unknown, [name for name in verbs.choices[args.verb]._option_string_actions if name[1:2] == "-"]
-            )
+            print(f"efa-addons {argv[0]}: {unknown_names('option', unknown, known)}", file=sys.stderr)
+            return 2
+    args = parser.parse_args(argv)
+    try:
         args.run(args)
     except (EFAError, ImportError, FileNotFoundError, FileExistsError) as error:
         print(f"efa-addons {args.verb}: {error}", file=sys.stderr)

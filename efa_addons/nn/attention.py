@@ -208,7 +208,7 @@ class EuclideanFastAttention(nn.Module):
 
         frequencies = default_frequencies(features_qk, max_frequency, max_length)
         if frequencies_trainable:
-            self.frequencies = nn.Parameter(frequencies)
+            self.frequencies = nn.Parameter(frequencies.to(torch.get_default_dtype()))
         else:
             self.register_buffer("frequencies", frequencies, persistent=False)
         self._warned_length = False
@@ -419,7 +419,7 @@ class EuclideanFastAttention(nn.Module):
 
     def _warn_in_script(self, positions: Tensor, batch: Tensor, num_graphs: int) -> None:
         """Where looking is free, along the directions of the grid: these miss structures a little wider than max_length."""
-        if positions.is_cuda or positions.shape[0] == 0:
+        if self._warned_length or positions.is_cuda or positions.shape[0] == 0:
             return
         along = torch.matmul(positions.detach(), self.directions.to(positions.dtype).t())
         lowest = along.new_full([num_graphs, along.shape[1]], math.inf)
@@ -427,6 +427,7 @@ class EuclideanFastAttention(nn.Module):
         widths = lowest.neg().scatter_reduce(0, graph, along, "amax") - lowest.scatter_reduce(0, graph, along, "amin")
         size = widths.max().item()
         if size > self.max_length * (1 + 1e-6):
+            self._warned_length = True
             warnings.warn(
                 f"a structure is {size} A wide or more, EFA was set up for max_length={self.max_length} A: it is computed, but "
                 "rotational invariance is no longer promised. Set a larger max_length and train again.",

@@ -1,11 +1,13 @@
 """Reduced precision (TF32, autocast) may round the contractions; phases never."""
 
+import pickle
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from efa_addons import EuclideanFastAttention
+from efa_addons import EFABlock, EFAConfig, EuclideanFastAttention
 
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "matmul", "linear", "einsum")
 FORMS = [{"method": "quadrature"}, {"method": "pairwise"}]
@@ -106,3 +108,12 @@ def test_models_in_half_precision(form, options, dtype, scripted):
     assert found.dtype == dtype
     assert (found - expected).norm() < 4 * torch.finfo(dtype).eps * expected.norm()
     assert scripted or half.directions.dtype == torch.float32
+
+
+def test_a_half_model_of_another_version_has_the_same_phases():
+    """Frequencies are not saved: they are made again."""
+    block = EFABlock("8x0e", "8x0e", EFAConfig(max_length=7.0)).bfloat16()
+    block.version = "0.0.0"
+    again = pickle.loads(pickle.dumps(block))
+    assert torch.equal(again.attention.frequencies, block.attention.frequencies) and again.mlp[0].weight.dtype == torch.bfloat16
+    assert torch.equal(again.attention.directions, block.attention.directions)

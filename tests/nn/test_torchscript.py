@@ -66,15 +66,21 @@ def test_block(changes, atoms, randomized):
     assert_scripted_equals_eager(block, (block.pack.dim,), atoms)
 
 
-def test_structures_beyond_max_length_are_a_warning():
-    module = torch.jit.script(EuclideanFastAttention(2, max_length=5.0, method="quadrature"))
+@pytest.mark.parametrize("frozen", [False, True])
+def test_structures_beyond_max_length_are_one_warning(frozen):
+    scripted = torch.jit.script(EuclideanFastAttention(2, max_length=5.0, method="quadrature").eval())
+    module = torch.jit.freeze(scripted) if frozen else scripted
     x, batch = torch.randn(4, 1, 1, 2), torch.tensor([0, 0, 2, 2])
     near = torch.randn(4, 1).sign() * torch.tensor([[1.4, 1.4, 1.4]])  # 4.8 Å across
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         module(x, near + 100 * batch.unsqueeze(1), batch, 3)
-    with pytest.warns(UserWarning, match="wide or more, EFA was set up for max_length=5. A: it is computed, but rotational"):
-        module(x, torch.arange(4)[:, None] * torch.tensor([[1.0, 2.0, 5.0]]), batch, 3)
+    with pytest.warns(
+        UserWarning, match="wide or more, EFA was set up for max_length=5. A: it is computed, but rotational"
+    ) as told:
+        for _ in range(3):
+            module(x, torch.arange(4)[:, None] * torch.tensor([[1.0, 2.0, 5.0]]), batch, 3)
+    assert len(told) == 1
 
 
 def test_errors_survive():

@@ -97,11 +97,16 @@ def test_what_is_drawn_is_disjoint_and_reproducible(tmp_path, train):
     assert energies(with_file["test"]) == drawn["test"] and len(with_file["train"]) == 18
 
 
-def test_tiny_takes_the_first_structures(train):
+def test_tiny_takes_structures_from_all_over_the_file(tmp_path, train):
     tiny = sources.SOURCES["files"].tiny
     sets = files.make(train, **tiny).sets
-    assert sorted(energies([*sets["train"], *sets["valid"], *sets["test"]]))[::-1] == [-100 - i for i in range(10)]
-    assert len(sets["train"]) == 8
+    found = sorted(energies([*sets["train"], *sets["valid"], *sets["test"]]))[::-1]
+    assert len(found) == 10 and found[0] == -100 and found[-1] == -119 and len(sets["train"]) == 8
+    # and some with every element
+    rare = [structure(i, "CO2" if i == 5 else "OH2") for i in range(40)]
+    path, test = save(tmp_path / "rare.xyz", rare), save(tmp_path / "test.xyz", [structure(0, "CO2")])
+    sets = files.make(path, valid=path, test=test, **tiny).sets
+    assert len(sets["train"]) == 11 and -105.0 in energies(sets["train"])
 
 
 def test_energies_of_atoms_are_subtracted(tmp_path):
@@ -142,6 +147,7 @@ def test_a_set_along_a_coordinate_is_a_scan(tmp_path, train):
         ({"path": {"x": "step"}}, "path must have x, .* and label"),
         ({"path": {"x": "stepp", "label": "steps"}}, "structure 0 must have a number stepp"),
         (["path"], "scans must map"),
+        ({"path": {"x": ["step"], "label": "steps"}}, "path must have x, a key in info, and label"),
     ):
         with pytest.raises(EFAError, match=message):
             files.make(train, scans=scans, **parts)
@@ -164,7 +170,7 @@ def test_structures_that_cannot_serve_are_named(change, message, tmp_path):
     path = save(tmp_path / "some.xyz", structures)
     with pytest.raises(EFAError, match=rf"(?s){re.escape(path)}: structure 2 \(counted from 0; H2O\).*{message}"):
         files.read(path, ENERGY, FORCES)
-    files.read(path, ENERGY, FORCES, limit=2)  # those before it are as they should be
+    files.read(path, ENERGY, FORCES, limit=2)  # the first and the last are as they should be
 
 
 @pytest.mark.parametrize(

@@ -257,18 +257,24 @@ def _usual_num_atoms(dataset: Any, sample: int = 256) -> int:
 def _refuse_other_checkpoints(args: Any, model: torch.nn.Module) -> None:
     """MACE loads checkpoints leniently: with other EFA settings a restart would quietly begin with untrained blocks.
 
-    So would the model end that MACE loads after the last epoch of any run: it finds checkpoints by the run's name.
+    After the last epoch of any run it loads the one of the highest epoch under the run's name, be it an earlier run's: a model
+    with that one's weights under these settings, or an error after all epochs.
     """
     tag = get_tag(name=args.name, seed=args.seed)
     for path in Path(args.checkpoints_dir).glob(f"{glob.escape(tag)}_epoch-*.pt"):
-        saved = torch.load(path, map_location="cpu", weights_only=False).get("efa_config") or {}
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=False, mmap=True).get("efa_config") or {}
+        except Exception as error:  # what a run that was killed has left; MACE goes without it, or says what is wrong
+            logging.warning(f"{path} cannot be read, nor whether its EFA is that of this run ({type(error).__name__}: {error})")
+            continue
         now = getattr(model, "efa_config", {})
         changed = [f"{k}: {now.get(k)} (checkpoint: {saved.get(k)})" for k in {**now, **saved} if now.get(k) != saved.get(k)]
-        if changed or bool(now) != bool(saved):
+        if changed:
+            others = f"with EFA of other settings: {'; '.join(changed)}"
+            what = others if now and saved else "with EFA, and this run has none" if saved else "without EFA"
             raise EFAError(
-                f"{path} was written {'with' if saved else 'without'} EFA{' of other settings' if saved and now else ''}: "
-                f"{'; '.join(changed)}. MACE takes up what was written under the same name, at the end of a run if not before: "
-                "give the same EFA options, or another --name to start anew."
+                f"{path} was written {what}. MACE takes up what was written under the same name, at the end of a run if not "
+                "before: give the same EFA options, or another --name to start anew."
             )
 
 

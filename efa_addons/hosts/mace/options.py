@@ -66,6 +66,13 @@ def refuse_unknown_flags(argv: Sequence[str]) -> None:
         raise unknown_names("EFA flag", unknown, known)
 
 
+def _from_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise EFAError(f"{where} must be YAML, lists in quotes in a shell ({' '.join(str(error).split())}).") from error
+
+
 def _as_yaml(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
 
@@ -84,7 +91,7 @@ def take_section(argv: list[str]) -> tuple[list[str], Any]:
         path = Path(value if equals else argv[i + 1] if i + 1 < len(argv) else "")
         if not path.is_file():
             continue  # MACE's parser says what is wrong
-        content = yaml.safe_load(path.read_text())
+        content = _from_yaml(path.read_text(encoding="utf-8"), str(path))
         if not isinstance(content, Mapping):
             continue
         refuse_unknown_flags([f"--{key}" for key in content if key != "efa"])
@@ -104,14 +111,14 @@ def options_from(args: argparse.Namespace, section: Any) -> tuple[EFAConfig | No
 
     EFA is on when `--efa`, any `--efa_…` flag or the section is given, unless `--efa false` or `efa: false` says otherwise.
     """
-    switch = yaml.safe_load(args.efa) if isinstance(args.efa, str) else args.efa
+    switch = _from_yaml(args.efa, "--efa") if isinstance(args.efa, str) else args.efa
     if switch not in (None, True, False):
         raise EFAError(f"--efa takes true or false, got '{args.efa}'.")
     if not isinstance(section, Mapping | bool | None):
         raise EFAError(f"the section efa: must be true, false or a mapping of options, got {section!r}.")
     given = dict(section) if isinstance(section, Mapping) else {}
     flags = {k.removeprefix("efa_"): v for k, v in vars(args).items() if k.startswith("efa_")}
-    given.update({name: yaml.safe_load(v) if isinstance(v, str) else v for name, v in flags.items()})
+    given.update({name: _from_yaml(v, f"--efa_{name}") if isinstance(v, str) else v for name, v in flags.items()})
     of_efa = [field.name for field in dataclasses.fields(EFAConfig)]
     known = [*of_efa, *TRAINING_OPTIONS]
     unknown = [str(name) for name in given if name not in known]

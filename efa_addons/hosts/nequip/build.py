@@ -36,7 +36,7 @@ def NequIPEFAModel(efa: Mapping[str, Any], mode: str = "parallel", **options: An
 def InsertEFA(
     model: Mapping[str, Any],
     efa: Mapping[str, Any] | None = None,
-    mode: str = "parallel",
+    mode: str | None = None,
     freeze_base: bool = False,
     seed: int = 0,
 ) -> nn.Module:
@@ -54,7 +54,7 @@ def InsertEFA(
     Args:
         model: a mapping with `_target_`, and the target's arguments.
         efa: options of EFAConfig; null for a model that has EFA.
-        mode: "parallel" or "sequential", see `EFALayer`.
+        mode: "parallel" (the default) or "sequential", see `EFALayer`; null for a model that has EFA.
         freeze_base: train EFA alone.
         seed: of EFA's inner weights.
 
@@ -65,7 +65,8 @@ def InsertEFA(
     if has_efa(inserted):
         _refuse_others(inserted, efa, mode)
     else:
-        inserted = insert_efa(inserted, _config({} if efa is None else efa), seed=seed, mode=mode, inplace=True)
+        config = _config({} if efa is None else efa)
+        inserted = insert_efa(inserted, config, seed=seed, mode=MODES[0] if mode is None else mode, inplace=True)
     if freeze_base:
         base.freeze_others(inserted, efa_layers(inserted))
     return inserted
@@ -76,11 +77,11 @@ def StripEFA(model: Mapping[str, Any]) -> nn.Module:
     return strip_efa(_build(model), inplace=True)
 
 
-def _refuse_others(model: nn.Module, efa: Mapping[str, Any] | None, mode: str) -> None:
+def _refuse_others(model: nn.Module, efa: Mapping[str, Any] | None, mode: str | None) -> None:
     base.refuse_other_settings(efa or {}, efa_config(model))
     theirs = MODES[0] if all(layer.switch.parallel for layer in efa_layers(model).values()) else MODES[1]
-    if mode != theirs:
-        raise EFAError(f"the model has EFA in mode {theirs}, and mode is {mode}: give mode: {theirs}.")
+    if mode not in (None, theirs):
+        raise EFAError(f"the model has EFA in mode {theirs}, and mode is {mode}: leave it out.")
 
 
 def _build(model: Mapping[str, Any]) -> nn.Module:

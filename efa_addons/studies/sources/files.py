@@ -43,7 +43,8 @@ def make(
         energy_key, forces_key: in info and arrays, or, as ASE's own "energy" and "forces", among a calculator's results.
         atomic_energies: element -> eV, subtracted for each atom; "average": as fit those of the training set best.
         scans: evaluation set -> x, the key in info of the coordinate it lies along, and label, of the axis.
-        limit: so many of the first structures of each file; none given: all.
+        limit: so many structures of each file, spread over it, and as many more as it takes to have every element; none given:
+            all.
 
     Raises:
         EFAError: a file that cannot be read or is empty; a structure that is periodic or lacks energy or forces; an element
@@ -57,7 +58,14 @@ def make(
     scans = {} if scans is None else scans
     if not isinstance(scans, Mapping):
         raise EFAError(f"scans must map evaluation sets to x and label, got {scans!r}.")
-    coordinates = [entry.get("x") for entry in scans.values() if isinstance(entry, Mapping)]
+    for name, entry in scans.items():
+        if (
+            not isinstance(entry, Mapping)
+            or set(entry) != {"x", "label"}
+            or not all(isinstance(e, str) for e in entry.values())
+        ):
+            raise EFAError(f"scans: {name} must have x, a key in info, and label, the text at the axis, got {entry!r}.")
+    coordinates = [entry["x"] for entry in scans.values()]
     if isinstance(test, Mapping):
         _check_names(test)
     files = {"train": train, "valid": valid, **(test if isinstance(test, Mapping) else {"test": test})}
@@ -78,7 +86,7 @@ def read(path: str, energy_key: str, forces_key: str, limit: int | None = None, 
     """The labelled structures of a file, with those of the keys `kept` of their info that they have."""
     ase, io = require("ase", "data"), require("ase.io", "data")
     try:
-        structures = io.read(path, index=slice(limit), do_not_split_by_at_sign=True)
+        structures = io.read(path, index=":", do_not_split_by_at_sign=True)
     except Exception as error:  # every format has its own
         raise EFAError(
             f"ASE cannot read {path} ({type(error).__name__}: {error}). Expected are structures in a format that it knows, for "
@@ -87,7 +95,8 @@ def read(path: str, energy_key: str, forces_key: str, limit: int | None = None, 
     if not structures:
         raise EFAError(f"{path} has no structure: give a file with one or more, or leave it out.")
     result = []
-    for index, atoms in enumerate(structures):
+    for index in range(len(structures)) if limit is None else _some(structures, limit):
+        atoms = structures[index]
         where = f"{path}: structure {index} (counted from 0; {atoms.get_chemical_formula()})"
         if atoms.pbc.any():
             raise EFAError(
@@ -101,6 +110,16 @@ def read(path: str, energy_key: str, forces_key: str, limit: int | None = None, 
         forces = _label(atoms, forces_key, "forces", atoms.arrays, (len(atoms), 3), where)
         result.append(labelled(bare, float(energy), forces))
     return result
+
+
+def _some(structures: Sequence[Atoms], limit: int) -> list[int]:
+    """So many spread over the file, which is often sorted, and the first with each element, so that none is missing."""
+    spread = np.linspace(0, len(structures) - 1, min(limit, len(structures))).round().astype(int)
+    first: dict[str, int] = {}
+    for index, atoms in enumerate(structures):
+        for symbol in atoms.symbols:
+            first.setdefault(symbol, index)
+    return sorted({*spread.tolist(), *first.values()})
 
 
 def split(structures: Sequence[Atoms], seed: int, fractions: Mapping[str, float], path: str) -> dict[str, list[Atoms]]:
@@ -184,16 +203,14 @@ def _zeros(given: str | Mapping[str, float] | None, train: Sequence[Atoms]) -> d
     return {symbol: float(energy) for symbol, energy in given.items()}
 
 
-def _scan(name: str, entry: Any, sets: dict[str, list[Atoms]]) -> Scan:
-    """Checks it and sorts its set along the coordinate."""
+def _scan(name: str, entry: Mapping[str, str], sets: dict[str, list[Atoms]]) -> Scan:
+    """Sorts its set along the coordinate."""
     known = [key for key in sets if key not in ("train", "valid")]
     if name not in known:
         raise unknown_names("evaluation set of scans", [str(name)], known)
-    if not isinstance(entry, Mapping) or set(entry) != {"x", "label"} or not all(isinstance(e, str) for e in entry.values()):
-        raise EFAError(f"scans: {name} must have x, a key in info, and label, the text at the axis, got {entry!r}.")
     for index, atoms in enumerate(sets[name]):
         value = atoms.info.get(entry["x"])
         if not isinstance(value, int | float | np.number):
             raise EFAError(f"scans: {name}: structure {index} must have a number {entry['x']} in its info, got {value!r}.")
     sets[name] = sorted(sets[name], key=lambda atoms: float(atoms.info[entry["x"]]))
-    return Scan(**entry)
+    return Scan(entry["x"], entry["label"])

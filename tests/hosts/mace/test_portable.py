@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from copy import deepcopy
 
 import pytest
@@ -12,7 +13,7 @@ from mace_support import SMALL, evaluate, randomize
 
 from efa_addons import EFAConfig, EFAError
 from efa_addons.cli import main
-from efa_addons.hosts.mace import efa_config, has_efa, insert_efa, load, save
+from efa_addons.hosts.mace import efa_config, has_efa, insert_efa, load, save, train
 
 CONFIG = EFAConfig(max_length=8.0, num_features_qk=4, layers=(1,), tensor_integration=True)
 
@@ -124,3 +125,13 @@ def test_what_mace_itself_cannot_describe_is_refused(stock_model, tmp_path):
 def test_other_kinds_of_model_are_refused(stock_model, tmp_path):
     with pytest.raises(EFAError, match="holds a ScaleShiftMACE, got Linear"):
         save(torch.nn.Linear(1, 1), tmp_path / "m.efa")
+
+
+def test_a_portable_file_of_an_earlier_run_is_told(trained, caplog):
+    """It stays: it may be all that is left of that run."""
+    folder = trained("stock", stock=True)
+    left = folder / "stock.efa"
+    left.touch()
+    train._write_portable(Namespace(distributed=False, model_dir=str(folder), name="stock"))
+    assert f"{left} beside it is of an earlier run" in caplog.text and left.exists()
+    left.unlink()

@@ -135,6 +135,8 @@ def test_bad_options_are_errors():
         options("--efa_num_features_qk", "3")
     with pytest.raises(EFAError, match="takes true or false"):
         options("--efa", "perhaps")
+    with pytest.raises(EFAError, match="--efa_layers must be YAML, lists in quotes in a shell .while parsing"):
+        options("--efa_layers", "[0,")
     with pytest.raises(EFAError, match="lr_factor must be positive"):
         options("--efa_lr_factor", "0")
     with pytest.raises(EFAError, match="section efa: must be"):

@@ -195,7 +195,7 @@ def test_targets_of_configurations():
     assert efa_config(InsertEFA(**kept)) == efa_config(InsertEFA(**kept, efa=EFA)) == EFAConfig(**EFA)
     for changes, message in (
         ({"efa": {"max_length": 3.0}}, "other settings: max_length: 3.0"),
-        ({"mode": "sequential"}, "parallel"),
+        ({"mode": "sequential"}, "in mode parallel, and mode is sequential"),
     ):
         with pytest.raises(EFAError, match=message):
             InsertEFA(**kept, **changes)
