@@ -62,12 +62,14 @@ def test_values_and_derivatives_of_a_batch_in_any_mixture(make, atoms, sizes):
             assert (value - reference).abs().max() < 1e-9 * max(1.0, float(reference.abs().max()))
 
 
+@pytest.mark.parametrize("in_order", [False, True])
 @pytest.mark.parametrize("sizes", [(2, 13, 6, 0, 7, 1), (4, 6, 8)], ids=str)
-def test_batch_equals_single_graphs(make, atoms, sizes):
+def test_batch_equals_single_graphs(make, atoms, sizes, in_order):
     """Also where the mean size is that of the largest graph below the cut."""
     module = make("auto", tolerance=1e-2)
     module.pairwise_up_to = 6
     positions, batch, num_graphs = atoms(*sizes)
+    batch = batch.sort().values if in_order else batch
     x = torch.randn(len(batch), *module.input_shape)
     together = module(x, positions, batch, num_graphs)
     for graph in batch.unique():

@@ -133,8 +133,10 @@ def test_single_precision(atoms, length):
 class TestLayout:
     @pytest.mark.parametrize("sizes", [*SIZES, (7,) * 5, (3, 90, 4, 85, 0, 1, 40), (2, 4, 6)], ids=str)
     @pytest.mark.parametrize("largest", [4, 100])
-    def test_every_small_graph_once_in_a_block_of_its_own(self, atoms, sizes, largest):
+    @pytest.mark.parametrize("in_order", [False, True])
+    def test_every_small_graph_once_in_a_block_of_its_own(self, atoms, sizes, largest, in_order):
         batch = atoms(*sizes).batch
+        batch = batch.sort().values if in_order else batch
         layout = pair_blocks(batch, list(sizes), largest)
         found = torch.cat([blocks.atoms for blocks in layout]) if layout else torch.zeros(0, dtype=torch.long)
         small = torch.tensor([size <= largest for size in sizes])[batch]
