@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from efa_addons.config import AUTO, EFAConfig
-from efa_addons.errors import EFAError, how_to_install, unknown_names
+from efa_addons.errors import EFAError, how_to_install, refuse_unknown_flags
 from efa_addons.nn.checks import largest_distance
 from efa_addons.portable import SUFFIX, read_portable
 from efa_addons.studies.hosts import NAMES as HOSTS
@@ -47,17 +47,14 @@ def main(argv: list[str] | None = None) -> int:
     _add_report(verbs)
     _add_doctor(verbs)
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in verbs.choices:  # argparse names nothing near
-        known = [name for name in verbs.choices[argv[0]]._option_string_actions if name.startswith("--")]
-        unknown = [name for name in (given.partition("=")[0] for given in argv) if name.startswith("--") and name not in known]
-        if unknown:
-            print(f"efa-addons {argv[0]}: {unknown_names('option', unknown, known)}", file=sys.stderr)
-            return 2
-    args = parser.parse_args(argv)
     try:
+        if argv and argv[0] in verbs.choices:
+            known = [name for name in verbs.choices[argv[0]]._option_string_actions if name.startswith("--")]
+            refuse_unknown_flags("option", argv, known)
+        args = parser.parse_args(argv)
         args.run(args)
     except (EFAError, ImportError, FileNotFoundError, FileExistsError) as error:
-        print(f"efa-addons {args.verb}: {error}", file=sys.stderr)
+        print(f"efa-addons {argv[0]}: {error}", file=sys.stderr)
         return 2
     return 0
 

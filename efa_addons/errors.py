@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class EFAError(ValueError):
@@ -22,6 +22,14 @@ def unknown_names(kind: str, given: Iterable[str], known: Iterable[str]) -> EFAE
         near = difflib.get_close_matches(name, known, n=1)
         parts.append(f"'{name}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
     return EFAError(f"unknown {kind} {', '.join(parts)}; known: {', '.join(known)}.")
+
+
+def refuse_unknown_flags(kind: str, argv: Iterable[str], known: Collection[str], begin: str = "--") -> None:
+    """Raises for flags that begin so and are none: argparse takes the beginning of one for the flag, and names nothing near."""
+    names = [argument.partition("=")[0] for argument in argv]
+    unknown = [name for name in names if name.startswith(begin) and name not in known]
+    if unknown:
+        raise unknown_names(kind, unknown, known)
 
 
 def how_to_install(extra: str) -> str:

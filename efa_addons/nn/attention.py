@@ -247,9 +247,8 @@ class EuclideanFastAttention(nn.Module):
             phases = [self.max_frequency] * num_channels
             if num_channels > 1 and not self.frequencies_trainable:
                 phases = [self.max_frequency * channel / (num_channels - 1) for channel in range(num_channels)]
-            lebedev_num_for(
-                phases[-1], self.tolerance, self.max_degree_sph
-            )  # where no grid will do, the error names max_frequency
+            # first, so that the error of a phase that no grid serves names max_frequency
+            lebedev_num_for(phases[-1], self.tolerance, self.max_degree_sph)
             groups = frequency_groups(phases, self.tolerance, self.max_degree_sph)
         self.lebedev_num = None if self.method == "pairwise" else max(points for points, _ in groups)
         self.grid_groups = groups

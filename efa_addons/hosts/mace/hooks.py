@@ -240,8 +240,9 @@ def resolve_from(config: EFAConfig, dataset: Any) -> EFAConfig:
         return config
     largest, atoms = 0.0, 0
     for i in range(len(dataset)):
-        refuse_periodic(getattr(dataset[i], "pbc", None), f"structure {i} of the training set")
-        positions = dataset[i].positions
+        structure = dataset[i]  # which may be read from a disk
+        refuse_periodic(getattr(structure, "pbc", None), f"structure {i} of the training set")
+        positions = structure.positions
         atoms += positions.shape[0]
         one_graph = torch.zeros(positions.shape[0], dtype=torch.long)
         largest = max(largest, largest_distance(positions, one_graph))
@@ -260,14 +261,13 @@ def _refuse_other_checkpoints(args: Any, model: torch.nn.Module) -> None:
     After the last epoch of any run it loads the one of the highest epoch under the run's name, be it an earlier run's: a model
     with that one's weights under these settings, or an error after all epochs.
     """
-    tag = get_tag(name=args.name, seed=args.seed)
+    tag, now = get_tag(name=args.name, seed=args.seed), getattr(model, "efa_config", {})
     for path in Path(args.checkpoints_dir).glob(f"{glob.escape(tag)}_epoch-*.pt"):
         try:
             saved = torch.load(path, map_location="cpu", weights_only=False, mmap=True).get("efa_config") or {}
         except Exception as error:  # what a run that was killed has left; MACE goes without it, or says what is wrong
             logging.warning(f"{path} cannot be read, nor whether its EFA is that of this run ({type(error).__name__}: {error})")
             continue
-        now = getattr(model, "efa_config", {})
         changed = [f"{k}: {now.get(k)} (checkpoint: {saved.get(k)})" for k in {**now, **saved} if now.get(k) != saved.get(k)]
         if changed:
             others = f"with EFA of other settings: {'; '.join(changed)}"

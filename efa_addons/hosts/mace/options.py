@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from efa_addons.config import AUTO, EFAConfig, check_types
-from efa_addons.errors import EFAError, unknown_names
+from efa_addons.errors import EFAError, refuse_unknown_flags, unknown_names
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             group.add_argument(f"--efa_{field.name}", default=argparse.SUPPRESS, metavar="VALUE", help=text)
 
 
-def refuse_unknown_flags(argv: Sequence[str]) -> None:
-    """argparse would take the beginning of a flag for the flag, and names nothing near.
-
-    Raises:
-        EFAError: a flag, or a key of the YAML file, that begins with `efa` and is none.
-    """
+def refuse_unknown(argv: Iterable[str]) -> None:
+    """Raises for a flag, or a key of the YAML file, that begins with `efa` and is none."""
     known = ["--efa", *(f"--efa_{field.name}" for options in _CLASSES for field in dataclasses.fields(options))]
-    unknown = [name for name in (argument.partition("=")[0] for argument in argv) if name.startswith("--efa")]
-    unknown = [name for name in unknown if name not in known]
-    if unknown:
-        raise unknown_names("EFA flag", unknown, known)
+    refuse_unknown_flags("EFA flag", argv, known, "--efa")
 
 
 def _from_yaml(text: str, where: str) -> Any:
@@ -94,7 +87,7 @@ def take_section(argv: list[str]) -> tuple[list[str], Any]:
         content = _from_yaml(path.read_text(encoding="utf-8"), str(path))
         if not isinstance(content, Mapping):
             continue
-        refuse_unknown_flags([f"--{key}" for key in content if key != "efa"])
+        refuse_unknown([f"--{key}" for key in content if key != "efa"])
         if "efa" not in content:
             continue
         section = {} if content["efa"] is None else content["efa"]  # all its options commented out, say: it is there

@@ -13,7 +13,7 @@ from mace.cli import run_train
 
 from efa_addons.errors import EFAError
 from efa_addons.hosts.mace import has_efa, install, load, save
-from efa_addons.hosts.mace.options import add_flags, options_from, refuse_unknown_flags, take_section
+from efa_addons.hosts.mace.options import add_flags, options_from, refuse_unknown, take_section
 from efa_addons.portable import SUFFIX
 
 
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     add_flags(parser)
     try:
         argv, section = take_section(sys.argv[1:] if argv is None else argv)
-        refuse_unknown_flags(argv)
+        refuse_unknown(argv)
         args = parser.parse_args(argv)
         config, training, given = options_from(args, section)
         _refuse_portable(args)
