@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import platform
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from benchmarks.gpu_attention import attention, molecules, references
 from benchmarks.gpu_kernels import gate, limits, rates
 from benchmarks.gpu_mace import mace
 from benchmarks.gpu_report import markdown, targets
+from benchmarks.gpu_timing import in_a_line
 from benchmarks.report import show_table
 from benchmarks.rows import Row, write_rows
 
@@ -57,9 +59,12 @@ def main() -> None:
         raise SystemExit("benchmarks.gpu needs a CUDA device; without one: TRITON_INTERPRET=1, --quick --device cpu.")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
     path = args.out / f"gpu_{name.replace(' ', '_')}{'_quick' if args.quick else ''}.csv"
+    if device.index is not None:
+        torch.cuda.set_device(device)  # where CUDA graphs are captured
     rows: list[Row] = []
+    failed: list[str] = []
     for section in args.only:
-        for row in SECTIONS[section](device, args.quick, args.repeats):
+        for row in _rows(section, device, args.quick, args.repeats, failed):
             rows.append(row)
             print(_line(row), flush=True)
             write_rows(path, rows)
@@ -67,6 +72,17 @@ def main() -> None:
     path.with_suffix(".md").write_text(markdown(rows, heading))
     show_table(targets(rows))
     print(path)
+    if failed:
+        raise SystemExit(f"these sections were not run to their end: {', '.join(failed)}")
+
+
+def _rows(section: str, device: torch.device, quick: bool, repeats: int, failed: list[str]) -> Iterator[Row]:
+    """Those of a section; what goes wrong there is told, and the others are worth measuring."""
+    try:
+        yield from SECTIONS[section](device, quick, repeats)
+    except Exception as error:
+        failed.append(section)
+        yield Row(section, "", "", status=in_a_line(error))
 
 
 def _line(row: Row) -> str:

@@ -95,20 +95,20 @@ def reference(row: Row, first: list[np.ndarray] | None, device: torch.device, re
 def _by_jax(problem: Problem, task: str, kind: str, repeats: int, wanted: bool) -> str | tuple[float, float | None, Any]:
     """Milliseconds, MiB beside arguments, and values; or why not."""
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # it would take three quarters of the card
-    import jax
-
-    here = jax.devices()[0]
-    if {"gpu": "cuda", "cuda": "cuda"}.get(here.platform, here.platform) != kind:
-        return f"jax runs on {here.platform}"
-    from benchmarks.reference import jax_task
-
     try:
+        import jax
+
+        here = jax.devices()[0]
+        if {"gpu": "cuda", "cuda": "cuda"}.get(here.platform, here.platform) != kind:
+            return f"jax runs on {here.platform}"
+        from benchmarks.reference import jax_task
+
         run = jax_task(problem, arrays(problem), task)
         before = (here.memory_stats() or {}).get("bytes_in_use", 0)
         values = [np.asarray(value) for value in run()] if wanted else run() and None
         peak = (here.memory_stats() or {}).get("peak_bytes_in_use")
         ms = median(run, torch.device("cpu"), repeats)  # its tasks wait for themselves
-    except Exception as error:  # of XLA, which has a class for each
+    except Exception as error:  # of XLA, which has a class for each, and of what it imports
         text = f"{type(error).__name__}: {error}"
         return "out of memory" if "RESOURCE_EXHAUSTED" in text else text.splitlines()[0][:100]
     return ms, None if peak is None else (peak - before) / 2**20, values

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from efa_addons.ops.tracing import capturing
+
 
 class Late:
     """A number that every call computes and looks at: at once on a CPU, on a GPU when it has arrived, in a later call.
@@ -30,7 +32,7 @@ class Late:
         Args:
             compute: a tensor of one element on this device.
         """
-        if device.type == "meta" or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        if device.type == "meta" or capturing(device):
             return None
         self._calls += 1
         if device.type != "cuda" or self._calls == 1:
@@ -45,7 +47,7 @@ class Late:
 
 def _send(number: Tensor) -> tuple[Tensor, Callable[[], bool]]:
     """A place on the CPU, and whether the number is there."""
-    here = torch.empty([], dtype=number.dtype, pin_memory=True)
+    here = torch.empty([], dtype=number.dtype, device="cpu", pin_memory=True)
     here.copy_(number, non_blocking=True)
     arrived = torch.cuda.Event()
     arrived.record(torch.cuda.current_stream(number.device))

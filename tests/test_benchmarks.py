@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import benchmarks.gpu
 from benchmarks import gpu_counts, gpu_kernels, gpu_report
 from benchmarks.contenders import AUTO, QUADRATURE, REFERENCE, TRANSLATION, _ours, build, missing
 from benchmarks.contest import gate
@@ -51,7 +52,7 @@ def test_efa(tmp_path, request):
 
 def test_gpu(tmp_path, request):
     """All that has no GPU in it, through Triton's interpreter; MACE has its environment (tests/hosts/mace)."""
-    pytest.importorskip("triton", reason="needs triton")
+    pytest.importorskip("triton", "3.4", reason="needs triton")
     sections = ["gate", "limits", "kernels", "attention", "molecules"]
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu", "--quick", "--device", "cpu", "--repeats", "1"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
@@ -66,6 +67,32 @@ def test_gpu(tmp_path, request):
     assert {row.contender for row in rows if row.case == "attention"} >= {"triton", "triton, tf32", "chunked", "plain"}
     page = (tmp_path / "gpu_interpreter_quick.md").read_text()
     assert page.startswith("(interpreter, torch ") and "### Targets" in page and "### Molecules" in page
+
+
+def test_gpu_goes_on_after_a_section_that_fails(monkeypatch, tmp_path):
+    def fails(device, quick, repeats):
+        yield Row("limits", "machine", "copy", rate=1.0)
+        raise RuntimeError("of a driver\nwith details")
+
+    monkeypatch.setattr(
+        benchmarks.gpu, "SECTIONS", {"limits": fails, "mace": lambda *given: [Row("MACE", "MACE", "inference", ms=1.0)]}
+    )
+    monkeypatch.setattr(sys, "argv", ["gpu", "--quick", "--device", "cpu", "--out", str(tmp_path), "--only", "limits", "mace"])
+    with pytest.raises(SystemExit, match="not run to their end: limits"):
+        benchmarks.gpu.main()
+    rows = read_rows(tmp_path / "gpu_interpreter_quick.csv")
+    assert [(row.case, row.status) for row in rows] == [("limits", ""), ("limits", "RuntimeError: of a driver"), ("MACE", "")]
+    assert "RuntimeError: of a driver" in (tmp_path / "gpu_interpreter_quick.md").read_text()
+
+
+def test_gpu_gate_refuses_kernels_that_fail(monkeypatch):
+    def fails(*given):
+        raise RuntimeError("of a compiler")
+
+    monkeypatch.setattr(gpu_kernels, "_largest_errors", fails)
+    rows = gpu_kernels.gate(torch.device("cpu"), True, 1)
+    with pytest.raises(SystemExit, match="nothing is timed"):
+        assert {row.status for row in rows} == {"RuntimeError: of a compiler"}
 
 
 def test_gpu_gate_refuses_wrong_kernels(monkeypatch):
@@ -102,7 +129,7 @@ def test_gpu_counts():
     bytes_of = {form: [gpu_counts.counted(form, 1, n, False).bytes for n in (500, 1000)] for form in gpu_counts.FORMS[:2]}
     assert 3.5 < bytes_of["pairwise, torch"][1] / bytes_of["pairwise, torch"][0] < 4.1
     assert 1.5 < bytes_of["quadrature, torch"][1] / bytes_of["quadrature, torch"][0] < 2.1
-    pytest.importorskip("triton", reason="needs triton")
+    pytest.importorskip("triton", "3.4", reason="needs triton")
     by_torch, by_kernels = (gpu_counts.counted(form, 4, 20, True) for form in gpu_counts.FORMS[1:])
     assert by_kernels.launches < 0.3 * by_torch.launches and by_kernels.bytes < by_torch.bytes
 

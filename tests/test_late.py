@@ -6,9 +6,11 @@ import weakref
 
 import pytest
 import torch
+from gpu_support import gpu
 
 from efa_addons import late as module
 from efa_addons.late import Late, late
+from efa_addons.ops.tracing import capturing
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -83,6 +85,32 @@ def test_nothing_is_looked_at_in_a_capture_or_where_nothing_is(way):
     assert look(GPU, lambda: 1 / 0) is None and look(torch.device("meta"), lambda: 1 / 0) is None
     way.capturing = False
     assert look(GPU, number(1)) == 1.0
+
+
+def test_a_capture_on_a_device_that_is_not_the_current_one(monkeypatch):
+    current = []
+
+    class Device:
+        def __init__(self, device):
+            self.device = device
+
+        def __enter__(self):
+            current.append(self.device.index)
+
+        def __exit__(self, *error):
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: current == [1])
+    assert capturing(torch.device("cuda", 1)) and not capturing(torch.device("cuda", 0)) and not capturing(CPU)
+
+
+@gpu
+def test_where_tensors_are_made_on_a_gpu_unasked():
+    look = Late()
+    with torch.device("cuda"):
+        found = [look(torch.device("cuda", 0), number(3)) for _ in range(3)]
+    assert found[0] == 3.0 and set(found[1:]) <= {None, 3.0}
 
 
 def test_each_owner_has_its_own(way):

@@ -135,7 +135,7 @@ class EuclideanFastAttention(nn.Module):
         for name, number in zip(least, given, strict=True):
             if number is not None and number < least[name]:
                 raise EFAError(f"{name} must be {least[name]} or more, got {number}.")
-        if torch.get_default_device().type == "meta":
+        if torch.empty(0).device.type == "meta":
             raise EFAError(
                 "EFA cannot be built on the device 'meta': its grid and indices are made, not loaded, and would have no values "
                 "there. Build it on the CPU, and move it."

@@ -17,7 +17,7 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from efa_addons.distributed import spread
 from efa_addons.errors import EFAError, EFAWarning, unknown_names
 from efa_addons.ops import backends
-from efa_addons.ops.tracing import tracing, transformed
+from efa_addons.ops.tracing import capturing, tracing, transformed
 
 VARIABLE = "EFA_ADDONS_CUDA_GRAPHS"
 _ON = ("cuda",)
@@ -60,7 +60,7 @@ class _Graph:
         self._stream: torch.cuda.Stream = torch.cuda.Stream(device) if before is None else before._stream
         pool = None if before is None else before._graph.pool()
         try:
-            with _capture(self._graph, self._stream, pool):
+            with _own_workspaces(), _capture(self._graph, self._stream, pool):
                 self.results = run()
         except BaseException:
             _mend(self._graph, device)
@@ -72,6 +72,18 @@ class _Graph:
 
 def _capture(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream, pool: Any = None) -> torch.cuda.graph:
     return torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+
+
+@contextlib.contextmanager
+def _own_workspaces() -> Iterator[None]:
+    """Memory of cuBLAS that goes with the graph captured within: torch keeps it for each stream, and has 32 of these. Of two
+    graphs captured on the same one, the second would use the first one's, and lose it with that one."""
+    clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)  # builds for a CPU have none
+    clear()
+    try:
+        yield
+    finally:
+        clear()
 
 
 def _mend(graph: torch.cuda.CUDAGraph, device: torch.device) -> None:
@@ -300,7 +312,8 @@ _broken: list[torch.cuda.CUDAGraph] = []  # captures that were broken off: after
 
 
 def wanted() -> bool:
-    """Whether blocks may be recorded at all: EFA_ADDONS_CUDA_GRAPHS is 1 (or not set) or 0.
+    """Whether blocks may be recorded at all: EFA_ADDONS_CUDA_GRAPHS is 1 (or not set), not 0, and torch is not for ROCm, where
+    graphs of matrix products are known to lose memory with every replay.
 
     Raises:
         EFAError: it is something else.
@@ -308,7 +321,7 @@ def wanted() -> bool:
     given = os.environ.get(VARIABLE) or "1"
     if given not in ("0", "1"):
         raise unknown_names(VARIABLE, [given], ("0", "1"))
-    return given == "1"
+    return given == "1" and torch.version.hip is None
 
 
 def _may_serve(x: Tensor, batch: Tensor | None, num_graphs: int | None) -> bool:
@@ -327,7 +340,7 @@ def _may_serve(x: Tensor, batch: Tensor | None, num_graphs: int | None) -> bool:
     # of torch.utils.checkpoint, which counts what is saved, and others
     if _saved_tensors_hooks is None or _saved_tensors_hooks(False) is not None:
         return False
-    if x.device.type == "cuda" and (torch.cuda.current_device() != x.device.index or torch.cuda.is_current_stream_capturing()):
+    if capturing(x.device) or (x.device.type == "cuda" and torch.cuda.current_device() != x.device.index):
         return False
     return not torch.is_autocast_enabled(x.device.type)
 

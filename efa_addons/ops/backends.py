@@ -17,6 +17,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator
+from importlib import metadata
 from types import ModuleType
 from typing import NamedTuple
 
@@ -25,13 +26,14 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from efa_addons.errors import EFAError, EFAWarning, unknown_names
 from efa_addons.ops import selfcheck
-from efa_addons.ops.tracing import tracing, transformed
+from efa_addons.ops.tracing import capturing, imagined, tracing, transformed
 
 VARIABLE = "EFA_ADDONS_BACKEND"
 PRECISION = "EFA_ADDONS_PRECISION"
 BACKENDS = ("auto", "chunked", "plain", "triton")
 PRECISIONS = ("tf32x3", "ieee", "tf32", "bf16")
 _KERNELS = "efa_addons.ops.triton_waves"  # by its name only: what packages a model would bring triton along
+_TRITON = (3, 4)  # the oldest release that compiles them
 _AUTO_ON = ("cuda",)  # devices on which auto takes kernels into consideration
 _chosen = os.environ.get(VARIABLE) or "auto"  # read once: torch.compile would ask again and again
 
@@ -92,8 +94,8 @@ def kernels(kind: Kind) -> ModuleType | None:
     Raises:
         EFAError: triton is asked for, and cannot serve.
     """
-    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
-        return None  # tensors without memory, which kernels cannot read
+    if imagined():
+        return None  # kernels read memory
     if _chosen == "triton":
         reason = why_not_triton(kind.device, kind.dtype)
         if reason:
@@ -168,16 +170,15 @@ def _failed(failure: Exception) -> str:
 
 
 def _nothing_may_be_looked_at(device: torch.device) -> bool:
-    if tracing() or _get_current_dispatch_mode() is not None:
-        return True
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    return tracing() or _get_current_dispatch_mode() is not None or capturing(device)
 
 
 @functools.lru_cache
 def why_not_triton(device: torch.device, dtype: torch.dtype) -> str:
     """What keeps triton from serving calls with tensors of this kind; nothing where it can. Does not import it."""
-    if importlib.util.find_spec("triton") is None:
-        return "the package triton is not installed"
+    reason = _no_triton()
+    if reason:
+        return reason
     if importlib.util.find_spec("efa_addons") is None:  # a packaged model that brings its own, which has no kernels
         return "the package efa_addons is not installed"
     if dtype != torch.float32:
@@ -190,6 +191,17 @@ def why_not_triton(device: torch.device, dtype: torch.dtype) -> str:
         return ""
     if device.type != "cpu" or not interpreted():
         return f"its kernels run on NVIDIA devices, and the tensors are on '{device.type}'"
+    return ""
+
+
+def _no_triton() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    for package in ("triton", "pytorch-triton", "triton-windows"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            version = metadata.version(package)
+            if tuple(map(int, version.split(".")[:2])) < _TRITON:
+                return f"triton {version} is installed, and its kernels need {'.'.join(map(str, _TRITON))} or later"
     return ""
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from efa_addons.distributed import over_ranks
 from efa_addons.ops.scatter import sum_rows
-from efa_addons.ops.tracing import tracing
+from efa_addons.ops.tracing import tracing, transformed
 
 
 class GraphBlocks(NamedTuple):
@@ -52,7 +52,10 @@ def graph_sizes(batch: Tensor, num_graphs: int) -> Optional[List[int]]:
     """Number of atoms of each graph; none where sizes must not be looked at."""
     if _static_shapes(batch):
         return None
-    sizes: List[int] = atoms_per_graph(batch, num_graphs).tolist()
+    counts = atoms_per_graph(batch, num_graphs)
+    if not torch.jit.is_scripting() and transformed():
+        return [int(count.item()) for count in counts.unbind()]  # tolist cannot look into a transform before torch 2.6
+    sizes: List[int] = counts.tolist()
     return sizes
 
 

@@ -111,8 +111,12 @@ def _kept(ctx: Any) -> list[Any]:
 
 
 def _register() -> None:
+    # What the kernels keep from their first call on would otherwise lie in the memory of Inductor's CUDA graphs.
+    unsafe = getattr(torch.Tag, "cudagraph_unsafe", None)
+    options: dict[str, Any] = {} if unsafe is None else {"tags": [unsafe]}
+
     def define(name: str, schema: str, run: Any, fake: Any, backward: Any = None) -> None:
-        operator = torch.library.custom_op(f"efa_addons::{name}", run, mutates_args=(), schema=schema)
+        operator = torch.library.custom_op(f"efa_addons::{name}", run, mutates_args=(), schema=schema, **options)
         operator.register_fake(fake)
         if backward is not None:
             operator.register_autograd(backward, setup_context=_keep)

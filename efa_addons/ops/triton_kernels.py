@@ -232,7 +232,7 @@ def by_channels(x, channel, num_atoms, atom, PHASES: tl.constexpr, ATOMS: tl.con
     return tl.reshape(tl.broadcast_to(here[:, None, :], HALVES, PHASES // HALVES, ATOMS), PHASES, ATOMS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_graphs"])
 def state(
     x, y, r, k, dx, dy, dr, dk, weights, channels, rows, blocks, out,
     num_atoms, num_items, num_phases, num_rows, num_channels, num_graphs, size,
@@ -328,7 +328,7 @@ def of_both(x, place, to_b):
     return first[:, None], second[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_blocks"])
 def read_out(
     x, t, r, k, dx, dt, dr, dk, weights, channels, graphs, out,
     num_atoms, num_phases, num_channels, num_blocks, size,
@@ -442,7 +442,7 @@ def halves(u, ATOMS: tl.constexpr, PHASES: tl.constexpr):
     return tl.split(tl.permute(tl.reshape(u, ATOMS, 2, PHASES), 0, 2, 1))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_blocks"])
 def pull(
     x, y, t, r, k, dx, dy, dt, dr, dk, u, weights, runs, graphs, by_x, by_r, by_frequencies,
     num_atoms, num_items, num_phases, num_channels, num_blocks, size_y, size_t, SECOND: tl.constexpr,

@@ -46,6 +46,7 @@ _ROUNDS = 2  # of these at least, so that all are busy to the end
 # The matrix units cut off what they add up, so that errors grow with the terms of a sum: 5e-9 for each atom or phase, relative,
 # on an H100. Longer sums are shared, as long as the shares take no more memory than this, bytes.
 _LONGEST, _SHARES = {"": 16_384, "tf32x3": 2048}, 2**31
+_FUSED = {"enable_fp_fusion": True}  # of products and sums, which Triton will no longer do unasked
 _PART = {"tf32x3": 2}  # arrays for one: the rounded values, and what rounding took away
 
 
@@ -219,7 +220,7 @@ class _Sums:
         """Runs a kernel, with fewer loads ahead where the device has no room for as many as its tiles are meant to have."""
         tiles, atoms = self.tiles_of(name), self.tile_of_atoms(name)
         full = (phases if name == "state" else atoms) == tiles.rows
-        options = {"num_warps": tiles.warps if full else min(4, tiles.warps)}
+        options = {"num_warps": tiles.warps if full else min(4, tiles.warps), **_FUSED}
         if tiles.registers and full and not self.second and self.weights is None and not interpreted():
             options["maxnreg"] = tiles.registers
         constants = {**self.flags, **constants, "ATOMS": atoms, "PHASES": phases}
@@ -268,7 +269,7 @@ class _Sums:
             kernels.arrange[len(source) * (num_out // items), self.padded_values // tile](
                 source, rows, out, source.shape[1], num_out, out[0].numel(), NUM_VALUES=self.num_values,
                 PADDED_VALUES=self.padded_values, TRANSPOSED=transposed, PRECISION=rounded,
-                NATIVE=self.flags["NATIVE"], ITEMS=items, VALUES=tile,
+                NATIVE=self.flags["NATIVE"], ITEMS=items, VALUES=tile, **_FUSED,
             )  # fmt: skip
             self.arranged[key] = out
         return self.arranged[key]

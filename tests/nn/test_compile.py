@@ -83,7 +83,7 @@ def slow(*values):
 )
 def test_export(name, atoms, randomized):
     module = randomized(MODULES[name]())
-    eager, num_atoms = WithPointers(module), Dim("num_atoms", min=2)
+    eager, num_atoms = WithPointers(module), Dim("num_atoms", min=2, max=10_000)
     dims = ({0: num_atoms}, {0: num_atoms}, {0: num_atoms}, {0: Dim("num_graphs_plus_1", min=3)})
     tensors = tuple(tensor.detach() for tensor in arguments(module, atoms, TRACED))
     exported = export(eager, tensors, dynamic_shapes=dims).module()
@@ -119,7 +119,7 @@ def test_operators_in_a_trace(name, atoms, randomized):
 @pytest.mark.parametrize("name", ["attention", slow("tensor integration")])
 def test_export_of_operators(name, atoms, randomized):
     module = randomized(MODULES[name]())
-    eager, num_atoms = WithPointers(module), Dim("num_atoms", min=2)
+    eager, num_atoms = WithPointers(module), Dim("num_atoms", min=2, max=10_000)
     dims = ({0: num_atoms}, {0: num_atoms}, {0: num_atoms}, {0: Dim("num_graphs_plus_1", min=3)})
     tensors = tuple(tensor.detach() for tensor in arguments(module, atoms, TRACED))
     with backend("chunked"):
@@ -143,7 +143,7 @@ def test_compile_with_operators(compiler, atoms, randomized):
 @pytest.mark.slow
 def test_inductor_ahead_of_time_with_operators(atoms, randomized, tmp_path):
     module = randomized(MODULES["attention"]())
-    eager, num_atoms = WithPointers(module), Dim("num_atoms", min=2)
+    eager, num_atoms = WithPointers(module), Dim("num_atoms", min=2, max=10_000)
     dims = ({0: num_atoms}, {0: num_atoms}, {0: num_atoms}, {0: Dim("num_graphs_plus_1", min=3)})
     tensors = tuple(tensor.detach() for tensor in arguments(module, atoms, TRACED))
     with torch.no_grad(), backend("chunked"):
@@ -165,6 +165,7 @@ def test_inductor_ahead_of_time_with_operators(atoms, randomized, tmp_path):
         *(slow(name, "aot_eager") for name in MODULES),
     ],
 )
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="needs torch 2.6, which tells of recompilations")
 def test_compile(name, compiler, atoms, randomized):
     torch.compiler.reset()
     module = randomized(MODULES[name]())

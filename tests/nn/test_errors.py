@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from efa_addons import EFABlock, EFAConfig, EFAError, EuclideanFastAttention
+from efa_addons import EFABlock, EFAConfig, EFAError, EFAWarning, EuclideanFastAttention
+from efa_addons.nn.checks import refuse_periodic
 
 
 @pytest.mark.parametrize(
@@ -100,3 +102,16 @@ def test_a_block_whose_queries_would_be_zero():
 def test_the_device_meta():
     with torch.device("meta"), pytest.raises(EFAError, match="cannot be built on the device 'meta'.* Build it on the CPU"):
         EFABlock("8x0e", "8x0e", EFAConfig(max_length=5.0))
+
+
+def test_tensors_without_memory():
+    """Shapes go through, and what is kept for later calls has values."""
+    module = EuclideanFastAttention(2, 1, max_length=5.0, method="quadrature")
+    refuse_periodic(torch.tensor([False]))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x, positions = (torch.randn(3, *shape) for shape in (module.input_shape, [3]))
+        refuse_periodic(torch.zeros(3, dtype=torch.bool))
+        for given in ((), (torch.zeros(3, dtype=torch.long), 1)):
+            assert module(x, positions, *given).shape == (3, *module.input_shape)
+    with pytest.warns(EFAWarning, match="is 8.00 Å wide"):
+        assert module(torch.randn(2, *module.input_shape), torch.tensor([[0.0, 0, 0], [0, 0, 8]])).isfinite().all()

@@ -1,6 +1,7 @@
 """Recorded blocks: the same numbers as computed ones, whatever comes between. On a GPU where there is one, and on a CPU, where
 what is recorded is run again in place of a CUDA graph."""
 
+import contextlib
 import copy
 import gc
 import pickle
@@ -19,6 +20,9 @@ from efa_addons.ops.backends import backend, interpreted
 
 CONFIG = EFAConfig(max_length=20.0, num_features_qk=4, num_features_v=4, mlp_features=8, lebedev_num=26, method="quadrature")
 IRREPS = "8x0e+8x1o"
+
+
+pytestmark = pytest.mark.skipif(replay._saved_tensors_hooks is None, reason="nothing is recorded before torch 2.8")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=gpu)])
@@ -461,6 +465,27 @@ def test_after_a_capture_that_is_broken_off_another_one_ends(monkeypatch):
     with pytest.raises(RuntimeError, match="previous error during capture"):
         replay._Graph(lambda: None, torch.device("cpu"))
     assert _Captures.ended == [False, True] and len(replay._broken) == 1
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["captured", "broken off"])
+def test_what_cublas_works_in_goes_with_a_recording(monkeypatch, broken):
+    """Nothing of the memory that torch keeps for a stream is captured, and nothing captured is kept for it."""
+    monkeypatch.setattr(replay, "_broken", [])
+    monkeypatch.setattr(_Captures, "ended", [] if broken else [True])
+    for name in ("CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, _Captures)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    kept, captured = ["of others"], []
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", kept.clear, raising=False)
+    with pytest.raises(RuntimeError) if broken else contextlib.nullcontext():
+        replay._Graph(lambda: (captured.extend(kept), kept.append("captured")), torch.device("cpu"))
+    assert kept == captured == []
+
+
+def test_recordings_are_for_cuda_only(monkeypatch):
+    assert replay.wanted()
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert not replay.wanted()
 
 
 def test_after_a_capture_that_is_broken_off_nothing_is_recorded(block, counted, monkeypatch):

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 import torch
@@ -86,6 +87,25 @@ def test_tensors_without_memory_are_not_for_kernels(on_a_gpu):
             assert kernels(Kind(CUDA, SINGLE, False, False)) is None
 
 
+@pytest.mark.parametrize("package", ["triton", "pytorch-triton"])
+def test_a_triton_that_is_too_old(installed, monkeypatch, package):
+    """As torch 2.5 brings it: no kernels, and no warning that they failed."""
+
+    def version(name, has="3.1.0"):
+        if name != package:
+            raise metadata.PackageNotFoundError
+        return has
+
+    installed(True)
+    monkeypatch.setattr(metadata, "version", version)
+    assert why_not_triton(CUDA, SINGLE) == "triton 3.1.0 is installed, and its kernels need 3.4 or later"
+    assert served_by(CUDA, SINGLE)[0] == "chunked" and kernels(Kind(CUDA, SINGLE, False, False)) is None
+    for newer in ("3.4.0", "3.10.0+git1234", "4.0"):
+        why_not_triton.cache_clear()
+        monkeypatch.setattr(metadata, "version", lambda name, has=newer: version(name, has))
+        assert why_not_triton(CUDA, SINGLE) == ""
+
+
 def test_auto_without_a_gpu(installed):
     installed(True)
     assert served_by(CUDA, SINGLE) == ("triton", "once its kernels have passed their check there; no such device is here")
@@ -128,7 +148,7 @@ def test_doctor(installed, capsys):
     installed(True)
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.split()[:2] == ["torch", torch.__version__] for line in lines)
+    assert any(line.split()[:2] == ["torch", metadata.version("torch")] for line in lines)
     for call in ("cpu, float32 chunked:", "cuda, float32 triton:", "cuda, float64 chunked:", "in traces plain:"):
         assert any(" ".join(line.split()).startswith(call) for line in lines)
 

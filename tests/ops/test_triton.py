@@ -14,7 +14,7 @@ from efa_addons import EFAWarning, EuclideanFastAttention
 from efa_addons.ops import backends, selfcheck, waves
 from efa_addons.ops.backends import Kind, backend, kernels
 
-pytest.importorskip("triton", reason="needs triton")
+pytest.importorskip("triton", "3.4", reason="needs triton")
 FOLDER = Path(__file__).parent
 
 
