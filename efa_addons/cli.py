@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import importlib.util
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -16,9 +17,10 @@ import yaml
 
 from efa_addons.config import AUTO, EFAConfig
 from efa_addons.errors import EFAError, how_to_install, refuse_unknown_flags
-from efa_addons.nn.checks import largest_distance
+from efa_addons.nn.checks import largest_distance, refuse_periodic
 from efa_addons.portable import SUFFIX, read_portable
 from efa_addons.studies.hosts import NAMES as HOSTS
+from efa_addons.studies.hosts import PACKAGES
 from efa_addons.version import __version__
 
 DEFAULT_MAX_LENGTH = 20.0  # Å
@@ -229,7 +231,7 @@ def _structures(path: Path) -> list[Any]:
     """All structures of a file, through ASE, which every host brings along.
 
     Raises:
-        EFAError: ASE cannot read the file, or there are no structures in it, or some without atoms.
+        EFAError: ASE cannot read the file, or there are no structures in it, or some without atoms or periodic ones.
     """
     import ase.io
 
@@ -245,6 +247,8 @@ def _structures(path: Path) -> list[Any]:
     if empty or not structures:
         found = f"{empty} of {len(structures)} structures without atoms" if empty else "no structures"
         raise EFAError(f"{path} has {found}: {expected}")
+    for number, atoms in enumerate(structures, start=1):
+        refuse_periodic(torch.as_tensor(atoms.pbc), f"structure {number} of {path}")
     return structures
 
 
@@ -300,7 +304,9 @@ def _host(args: argparse.Namespace) -> ModuleType:
     try:
         host = importlib.import_module(f"efa_addons.hosts.{args.host}")
     except ImportError as error:
-        raise ImportError(f"{error}; install the host with: {how_to_install(args.host)}") from error
+        others = [name for name in HOSTS if name != args.host and importlib.util.find_spec(PACKAGES[name])]
+        here = f", or say --host {' or '.join(others)}, which is here" if others else ""
+        raise ImportError(f"{error}; install the host with: {how_to_install(args.host)}{here}") from error
     return host
 
 

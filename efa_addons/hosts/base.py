@@ -41,8 +41,10 @@ def chosen_layers(config: EFAConfig, num_layers: int) -> list[int]:
     """The layers that get a block, in order.
 
     Raises:
-        EFAError: one of them does not exist.
+        EFAError: one of them does not exist, or the settings are no EFAConfig.
     """
+    if not isinstance(config, EFAConfig):
+        raise EFAError(f"config must be an EFAConfig, got {config!r}: EFAConfig(...) or EFAConfig.from_dict(...) makes one.")
     layers = range(num_layers) if config.layers is None else config.layers
     beyond = [layer for layer in layers if layer >= num_layers]
     if beyond:

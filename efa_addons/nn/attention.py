@@ -15,7 +15,7 @@ from efa_addons.config import METHODS
 from efa_addons.distributed import spread
 from efa_addons.errors import EFAError, EFAWarning, unknown_names
 from efa_addons.late import late
-from efa_addons.nn.checks import check_graphs, check_inputs, largest_distance, width
+from efa_addons.nn.checks import check_graphs, check_inputs, largest_distance, warn_if_wider, width
 from efa_addons.nn.features import Dense, FeatureType, Select, components_of
 from efa_addons.nn.tensor_integration import TensorIntegration
 from efa_addons.ops.activations import ACTIVATIONS, gate
@@ -394,14 +394,7 @@ class EuclideanFastAttention(nn.Module):
         with torch.no_grad():
             if not self._warned_length:
                 size = self._width(positions, batch, num_graphs)
-                if size > self.max_length * (1 + 1e-6):
-                    self._warned_length = True
-                    warnings.warn(
-                        f"a structure is {size:.2f} Å wide, EFA was set up for max_length={self.max_length:.2f} Å: it is "
-                        "computed, but rotational invariance is no longer promised. Set a larger max_length and train again.",
-                        EFAWarning,
-                        stacklevel=3,
-                    )
+                self._warned_length = warn_if_wider(size, self.max_length, stacklevel=4)
             if self.frequencies_trainable and not self._warned_frequency:
                 largest = late(self, "frequency", _EVERY)(positions.device, lambda: self.frequencies.abs().max())
                 phase = (largest or 0.0) * self.max_length

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from efa_addons._e3nn import Irreps
-from efa_addons.config import EFAConfig
+from efa_addons.config import AUTO, EFAConfig
 from efa_addons.dtype import default_dtype
 from efa_addons.errors import EFAError
 from efa_addons.nn.attention import EuclideanFastAttention
@@ -42,9 +42,10 @@ class EFABlock(nn.Module):
     def __init__(self, irreps_in: Irreps | str, irreps_out: Irreps | str, config: EFAConfig, layout: str = "mul_ir") -> None:
         super().__init__()
         if config.needs_data or isinstance(config.max_length, str) or isinstance(config.normalization, str):
+            names = [f"{name}={AUTO}" for name in ("max_length", "normalization") if getattr(config, name) == AUTO]
             raise EFAError(
-                f"max_length={config.max_length} and normalization={config.normalization} must be numbers here: call "
-                "EFAConfig.resolve with the training set's largest distance, or give them."
+                f"{' and '.join(names)} must be {'numbers' if names[1:] else 'a number'} here: call EFAConfig.resolve with the "
+                f"training set's largest distance and mean number of atoms, or give {'them' if names[1:] else 'it'}."
             )
         self.irreps_in, self.irreps_out, self.layout = str(irreps_in), str(irreps_out), layout
         self.config, self.version = config.to_dict(), __version__  # see __setstate__

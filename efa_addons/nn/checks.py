@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from typing import Dict, List, Optional
 
 import torch
 from torch import Tensor
 
-from efa_addons.errors import EFAError
+from efa_addons.errors import EFAError, EFAWarning
 from efa_addons.late import Late
 from efa_addons.ops.grid import half_grid
 from efa_addons.ops.tracing import tracing
@@ -102,6 +103,19 @@ def width(positions: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
             widths = nothing.scatter_reduce(0, graph, along, "amax") + nothing.scatter_reduce(0, graph, -along, "amax")
         largest = torch.maximum(largest, widths.max())
     return largest
+
+
+def warn_if_wider(size: float, max_length: float, stacklevel: int = 3) -> bool:
+    """Warns of a structure that is wider than EFA was set up for, both in Å. True where it did."""
+    if size <= max_length * (1 + 1e-6):
+        return False
+    warnings.warn(
+        f"a structure is {size:.2f} Å wide, EFA was set up for max_length={max_length:.2f} Å: it is computed, but rotational "
+        "invariance is no longer promised. Set a larger max_length and train again.",
+        EFAWarning,
+        stacklevel=stacklevel,
+    )
+    return True
 
 
 @functools.lru_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from importlib.util import find_spec
 from itertools import permutations
 
 import ase.io
@@ -18,6 +19,7 @@ from torch import nn
 from efa_addons import EFAConfig, EFAError, EFAWarning
 from efa_addons.cli import main
 from efa_addons.studies import kernels
+from efa_addons.studies.hosts import PACKAGES
 
 SMALL = EFAConfig(max_length=9.0, normalization=4.0, num_features_qk=4, num_features_v=4, mlp_features=8)
 CONFIGS = {
@@ -355,6 +357,18 @@ def test_data_that_cannot_be_read(host, tmp_path, capsys, content, message):
         assert line.endswith("expected one or more structures in a format that ASE reads, extended XYZ for example.")
 
 
+def test_periodic_data_are_refused_in_one_line(host, tmp_path, capsys):
+    """By their flag alone, and before the model is loaded: a model that was packaged refuses with a class of its own."""
+    model, data = tmp_path / f"it{host.suffix}", tmp_path / "data.xyz"
+    model.touch()
+    data.write_text('1\n\nH 0 0 0\n1\npbc="F T F"\nH 0 0 0\n')
+    name = host.adapter.__name__.rpartition(".")[2]
+    for verb, *given in (["inspect", model], ["kernels", model, "--out", tmp_path / "it.png"]):
+        assert main([verb, "--host", name, *map(str, given), "--data", str(data)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"efa-addons {verb}: EFA got a periodic structure (structure 2 of {data})")
+
+
 def test_input_that_cannot_be_used_is_told_in_one_line(host, tmp_path, capsys):
     name = host.adapter.__name__.rpartition(".")[2]
     damaged, folder, config = tmp_path / f"it{host.suffix}", tmp_path / f"folder{host.suffix}", tmp_path / "efa.yaml"
@@ -405,3 +419,14 @@ def test_a_copy_is_a_model_of_its_own(host):
         for parameter in host.adapter.efa_parameters(model).values():
             parameter.zero_()
     close(host.evaluate(copied, [ethanol()]), expected, 1e-12)
+
+
+def test_a_host_that_is_missing_names_those_that_are_here(host, tmp_path, capsys):
+    here = host.adapter.__name__.rpartition(".")[2]
+    missing = next((name for name, package in PACKAGES.items() if find_spec(package) is None), None)
+    if missing is None:
+        pytest.skip("all hosts are here")
+    (tmp_path / "it.model").touch()
+    assert main(["inspect", "--host", missing, str(tmp_path / "it.model")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "install the host with: pip install" in line and line.endswith(f", or say --host {here}, which is here")

@@ -81,9 +81,11 @@ def test_tensors_into_the_attention(changes, message):
 
 def test_block():
     config = EFAConfig(max_length=5.0)
-    with pytest.raises(EFAError, match="max_length=auto and normalization=1.0 must be numbers here: call EFAConfig.resolve"):
+    with pytest.raises(EFAError, match="max_length=auto must be a number here: call EFAConfig.resolve"):
         EFABlock("4x0e", "4x0e", EFAConfig())
-    with pytest.raises(EFAError, match="max_length=5.0 and normalization=auto must be numbers"):
+    with pytest.raises(EFAError, match="max_length=auto and normalization=auto must be numbers"):
+        EFABlock("4x0e", "4x0e", EFAConfig(normalization="auto"))
+    with pytest.raises(EFAError, match="normalization=auto must be a number"):
         EFABlock("4x0e", "4x0e", config.replace(normalization="auto"))
     with pytest.raises(EFAError, match=r"irreps_out must contain scalars \(0e\) for EFA to act on, got 4x1o"):
         EFABlock("4x0e", "4x1o", config)

@@ -28,6 +28,7 @@ def installed(monkeypatch):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if found else None)
 
     monkeypatch.setattr(backends, "_chosen", "auto")
+    monkeypatch.setattr(backends, "_TRITON", (0,))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     yield choose
     why_not_triton.cache_clear()
@@ -97,6 +98,7 @@ def test_a_triton_that_is_too_old(installed, monkeypatch, package):
         return has
 
     installed(True)
+    monkeypatch.setattr(backends, "_TRITON", (3, 4))
     monkeypatch.setattr(metadata, "version", version)
     assert why_not_triton(CUDA, SINGLE) == "triton 3.1.0 is installed, and its kernels need 3.4 or later"
     assert served_by(CUDA, SINGLE)[0] == "chunked" and kernels(Kind(CUDA, SINGLE, False, False)) is None

@@ -16,7 +16,7 @@ from efa_addons.hosts.nequip.insert import efa_config, efa_layers, has_efa, inse
 from efa_addons.hosts.nequip.layer import MODES
 
 
-def NequIPEFAModel(efa: Mapping[str, Any], mode: str = "parallel", **options: Any) -> nn.Module:
+def NequIPEFAModel(efa: Mapping[str, Any] | bool, mode: str = "parallel", **options: Any) -> nn.Module:
     """A fresh NequIP GNN with EFA.
 
     model:
@@ -26,10 +26,12 @@ def NequIPEFAModel(efa: Mapping[str, Any], mode: str = "parallel", **options: An
       …: all other options of nequip.model.NequIPGNNModel
 
     Args:
-        efa: options of EFAConfig.
+        efa: options of EFAConfig; false for the same model without EFA.
         mode: "parallel" or "sequential", see `EFALayer`.
         options: of NequIPGNNModel.
     """
+    if efa is False:
+        return NequIPGNNModel(**options)
     return insert_efa(NequIPGNNModel(**options), _config(efa), seed=options.get("seed"), mode=mode, inplace=True)
 
 
@@ -61,11 +63,15 @@ def InsertEFA(
     Raises:
         EFAError: an unknown option, or other settings than those of a model that has EFA.
     """
+    if not isinstance(freeze_base, bool):
+        raise EFAError(f"freeze_base must be true or false, got {freeze_base!r}.")
     inserted = _build(model)
     if has_efa(inserted):
         _refuse_others(inserted, efa, mode)
     else:
-        config = _config({} if efa is None else efa)
+        if efa is None:
+            raise EFAError("efa is null, which keeps a base's EFA, and this base has none: give options, max_length at least.")
+        config = _config(efa)
         inserted = insert_efa(inserted, config, seed=seed, mode=MODES[0] if mode is None else mode, inplace=True)
     if freeze_base:
         base.freeze_others(inserted, efa_layers(inserted))
@@ -92,9 +98,9 @@ def _build(model: Mapping[str, Any]) -> nn.Module:
     return get_method(options.pop("_target_"))(**options)
 
 
-def _config(efa: Mapping[str, Any]) -> EFAConfig:
+def _config(efa: Any) -> EFAConfig:
     if not isinstance(efa, Mapping):
-        raise EFAError(f"efa must be a mapping of EFA options, got {efa!r}.")
+        raise EFAError(f"efa must be a mapping of EFA options (of NequIPEFAModel also false, for none), got {efa!r}.")
     config = EFAConfig.from_dict(efa)
     for name, statistic in (("max_length", "max_length"), ("normalization", "num_atoms_mean")):
         if getattr(config, name) == AUTO:

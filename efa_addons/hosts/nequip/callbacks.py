@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import lightning
 from lightning.pytorch.callbacks import Callback
 from nequip.data import AtomicDataDict
 from nequip.train import NequIPLightningModule
 
-from efa_addons.errors import EFAError
+from efa_addons.errors import EFAError, EFAWarning
 from efa_addons.hosts.nequip.describe import contributions
+from efa_addons.hosts.nequip.insert import has_efa
 
 
 class EFAContributions(Callback):
@@ -22,7 +24,7 @@ class EFAContributions(Callback):
 
     Args:
         frequency: number of epochs between logs. The ratio is not a number where the local layer says nothing: no atom of the
-            batch has a neighbor.
+            batch has a neighbor. Of a model without EFA nothing is logged, with a warning.
     """
 
     def __init__(self, frequency: int = 1) -> None:
@@ -46,6 +48,9 @@ class EFAContributions(Callback):
         if self._last is not None and 0 < trainer.current_epoch - self._last < self.frequency:
             return
         self._last = trainer.current_epoch
+        if not has_efa(pl_module.model):
+            warnings.warn("EFAContributions has nothing to log: the model has no EFA.", EFAWarning, stacklevel=2)
+            return
         for name, (attended, local) in contributions(pl_module.model, batch).items():
             ratio = attended / local if local > 0 else math.nan
             pl_module.log(f"efa_contribution/{name}", ratio, on_epoch=True, batch_size=1, add_dataloader_idx=False)

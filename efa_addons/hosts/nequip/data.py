@@ -67,8 +67,8 @@ def EFADataStatisticsManager(
         dataloader_kwargs, type_names: as for CommonDataStatisticsManager.
         max_length_margin: factor on the largest interatomic distance of the training set.
     """
-    if max_length_margin < 1:
-        raise EFAError(f"max_length_margin must be 1 or more, got {max_length_margin}.")
+    if not isinstance(max_length_margin, (int, float)) or max_length_margin < 1:
+        raise EFAError(f"max_length_margin must be a number, 1 or more, got {max_length_margin!r}.")
     manager = CommonDataStatisticsManager(dataloader_kwargs, type_names)
     for name, field, metric in (
         ("max_length", LargestDistance(), Maximum(max_length_margin)),

@@ -8,7 +8,7 @@ import torch
 from ase.build import molecule
 from nequip.integrations.ase import NequIPCalculator
 
-from efa_addons import EFAError
+from efa_addons import EFAError, EFAWarning
 from efa_addons.hosts.nequip import NequIPEFACalculator, efa_config, without_efa
 
 pytestmark = [pytest.mark.slow, pytest.mark.one_compilation]
@@ -32,10 +32,18 @@ def test_compiled_for_ase(far_sighted, compiled, ethanol):
     metadata = torch._inductor.aoti_load_package(str(compiled("ase"))).get_metadata()
     assert float(metadata["efa_max_length"]) == pytest.approx(efa_config(package.model).max_length)
 
+    # Wider than max_length: the package warns where it takes the grid, the compiled model cannot, and our calculator does once.
+    ours, theirs = calculators
+    apart = ethanol + molecule("H2O")
+    apart.positions[-3:] += 2 * float(metadata["efa_max_length"])
+    with pytest.warns(EFAWarning, match="Å wide, EFA was set up for max_length="):
+        ours.get_potential_energy(apart)
+    ours.get_potential_energy(ethanol + apart)
+    theirs.get_potential_energy(apart)
+
     # Periodic: our calculator looks at pbc and refuses; the compiled model cannot, and its energy is not a number.
     ethanol.set_cell([4.0, 4.0, 4.0])
     ethanol.pbc = True
-    ours, theirs = calculators
     with pytest.raises(EFAError, match="periodic"):
         ours.get_potential_energy(ethanol)
     assert np.isnan(theirs.get_potential_energy(ethanol)) and np.isnan(theirs.get_forces(ethanol)).any()

@@ -13,9 +13,10 @@ from nequip.data import AtomicDataDict
 from nequip_support import EFA, SMALL, batch_of, evaluate, randomize, stock, with_efa
 from scipy.spatial.transform import Rotation
 
-from efa_addons import EFAConfig, EFAError
+from efa_addons import EFAConfig, EFAError, EFAWarning
 from efa_addons.hosts.nequip import (
     EFAContributions,
+    EFADataStatisticsManager,
     EFAParamGroups,
     InsertEFA,
     NequIPEFAModel,
@@ -173,10 +174,10 @@ def test_types_that_are_no_chemical_symbols():
 def test_contributions_are_logged_in_some_epochs(monkeypatch, every, frequency, logged):
     """Also where validation is not in every epoch; and a batch without neighbors has no ratio, but is no error."""
     monkeypatch.setattr(callbacks, "contributions", lambda model, batch: {"layer0": (1.0, 0.0), "layer1": (1.0, 2.0)})
-    callback, found = EFAContributions(frequency), []
+    callback, found, model = EFAContributions(frequency), [], with_efa()
     for epoch in range(every - 1, 6, every):
         trainer = SimpleNamespace(sanity_checking=False, current_epoch=epoch)
-        module = SimpleNamespace(model=None, log=lambda name, value, epoch=epoch, **_: found.append((epoch, name, value)))
+        module = SimpleNamespace(model=model, log=lambda name, value, epoch=epoch, **_: found.append((epoch, name, value)))
         for batch in (0, 1):
             callback.on_validation_batch_end(trainer, module, None, {}, batch)
     assert [epoch for epoch, name, _ in found if name == "efa_contribution/layer0"] == logged
@@ -229,8 +230,26 @@ def test_what_is_refused():
         insert_efa(torch.nn.Linear(1, 1), EFAConfig(**EFA))
     with pytest.raises(EFAError, match="must be a mapping with _target_"):
         InsertEFA(model={"package_path": "x"}, efa=EFA)
-    with pytest.raises(EFAError, match="needs a model with EFA"):
-        EFAParamGroups(stock())
+    with pytest.raises(EFAError, match="unknown option of an optimizer 'weigth_decay' .did you mean 'weight_decay'"):
+        EFAParamGroups(with_efa(), efa={"weigth_decay": 0.5})
+    for given in ("no", 1):
+        with pytest.raises(EFAError, match=f"freeze_base must be true or false, got {given!r}"):
+            InsertEFA(model={"_target_": "nequip.model.NequIPGNNModel", **SMALL}, efa=EFA, freeze_base=given)
+    with pytest.raises(EFAError, match="efa is null, which keeps a base's EFA, and this base has none"):
+        InsertEFA(model={"_target_": "nequip.model.NequIPGNNModel", **SMALL})
+    with pytest.raises(EFAError, match="max_length_margin must be a number, 1 or more, got 'big'"):
+        EFADataStatisticsManager(type_names=["H"], max_length_margin="big")
+
+
+def test_the_same_configuration_without_efa():
+    model = NequIPEFAModel(efa=False, mode="sequential", **SMALL)
+    assert not has_efa(model) and model.state_dict().keys() == stock().state_dict().keys()
+    with pytest.warns(EFAWarning, match="one group of all parameters"):
+        (group,) = EFAParamGroups(model, efa={"lr": 0.1}, base={"lr": 0.2})
+    assert group["lr"] == 0.2 and len(group["params"]) == len(list(model.parameters()))
+    trainer, module = SimpleNamespace(sanity_checking=False, current_epoch=0), SimpleNamespace(model=model)
+    with pytest.warns(EFAWarning, match="nothing to log"):
+        EFAContributions().on_validation_batch_end(trainer, module, None, {}, 0)
 
 
 def test_ml_iap_is_refused():

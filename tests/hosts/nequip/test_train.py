@@ -75,7 +75,8 @@ def metric(text: str, name: str) -> float:
 
 def test_fine_tuning_a_package_starts_where_the_base_is(workspace):
     options = [*SMALL, "cutoff_radius=3.5", "run=[train]"]  # fine-tuning takes the cutoff of the package
-    folder, _ = train(workspace, "base", without_efa("tutorial", workspace), *options, configs=workspace)
+    folder, _ = train(workspace, "base", "tutorial", *options, "training_module.model.efa=false")
+    assert not has_efa(saved(folder / "best.ckpt"))
     base, again = workspace / "base.nequip.zip", workspace / "again.nequip.zip"
     run("nequip-package", "build", str(folder / "best.ckpt"), str(base), cwd=workspace)
     tuned, text = train(workspace, "tuned", "finetune", f"package={base}", "run=[val,train]")
