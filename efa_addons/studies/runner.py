@@ -25,7 +25,7 @@ from efa_addons.studies.hosts import DISTRIBUTIONS, LABELS
 from efa_addons.studies.record import FILE, Record
 from efa_addons.studies.runs import split
 from efa_addons.studies.study import Cell, Study
-from efa_addons.studies.worker import JOB, LOG, PROGRESS, Job
+from efa_addons.studies.worker import JOB, LOG, PROGRESS, Job, elements
 from efa_addons.version import __version__
 
 try:
@@ -167,6 +167,7 @@ def _run(
     data = {name: sources.write(folder / "data" / name, spec.source, spec.options) for name, spec in specs.items()}
     if study.dynamics is not None:
         _check_start(study.dynamics, data)
+    _check_elements(cells, data)
     splits = {name: split(path) for name, path in data.items()}
     tasks: dict[str, Task] = {}
     for cell in cells:  # bases come first
@@ -260,6 +261,17 @@ def _check_start(dynamics: Dynamics, data: Mapping[str, Path]) -> None:
         if not -number <= dynamics.index < number:
             raise EFAError(
                 f"dynamics: index must be below {number}, the number in {name}'s set {dynamics.set}, got {dynamics.index}."
+            )
+
+
+def _check_elements(cells: Sequence[Cell], data: Mapping[str, Path]) -> None:
+    """That a base was trained on all elements of what goes on from it: hosts fail obscurely, or train on untrained weights."""
+    for name, base in dict.fromkeys((cell.data.name, cell.base.data.name) for cell in cells if cell.base is not None):
+        found, known = elements(data[name]), elements(data[base], ["train"])
+        if unknown := [symbol for symbol in found if symbol not in known]:
+            raise EFAError(
+                f"data: {name}: has {', '.join(unknown)}; the training set of the study's base has {', '.join(known)} only. "
+                f"Add structures to the base's data, or leave them out of {name}."
             )
 
 

@@ -12,6 +12,7 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -114,11 +115,11 @@ def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path, forked: bool) 
     }
 
 
-def elements(data: Path) -> list[str]:
-    """Symbols of all that occurs in a folder of data, in the order of their numbers."""
+def elements(data: Path, names: Sequence[str] | None = None) -> list[str]:
+    """Symbols of all that occurs in sets of a folder of data (none given: in any), in the order of their numbers."""
     from ase.data import chemical_symbols
 
-    names = ["train", "valid", *sources.evaluation_sets(data)]
+    names = ["train", "valid", *sources.evaluation_sets(data)] if names is None else names
     numbers = {int(number) for name in names for atoms in cumulene.read(data, name) for number in atoms.numbers}
     return [chemical_symbols[number] for number in sorted(numbers)]
 

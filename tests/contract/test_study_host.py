@@ -5,15 +5,21 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 pytest.importorskip("ase")
 
+from ase import Atoms, io
+
 from efa_addons.cli import main
-from efa_addons.studies import hosts
-from efa_addons.studies.evaluate import evaluate
+from efa_addons.studies import cumulene, hosts
+from efa_addons.studies.common import labelled
+from efa_addons.studies.evaluate import errors, evaluate, predict
 from efa_addons.studies.record import read_all, same_split
+from efa_addons.studies.sources.pairs import pair_sum
+from efa_addons.studies.sources.two_atoms import potential
 from efa_addons.studies.worker import NAME, TRAINING
 
 TWO_ATOMS = Path(__file__).parents[2] / "configs" / "studies" / "two_atoms.yaml"
@@ -54,10 +60,19 @@ def test_tiny_study_from_file_to_report(host, tmp_path, capsys):
 
 @pytest.mark.parametrize("host", hosts.NAMES)
 def test_tiny_fine_tuning_goes_on_from_its_base(host, tmp_path):
+    """On data that have the last two of the base's three elements: each is what it was to the base."""
     pytest.importorskip(hosts.PACKAGES[host])
     content = yaml.safe_load(TWO_ATOMS.read_text())
     content["variants"] = {label: content["variants"][label] for label in ("without EFA", "with EFA")}
-    content["base"] = {"data": {"source": "two_atoms", "r_max": 4.0}}
+    of_all, of_two = tmp_path / "all.xyz", tmp_path / "two.xyz"
+    io.write(of_all, [pair(*numbers, r) for r in (1.0, 1.5, 2.0, 3.0) for numbers in ((1, 2), (1, 3), (2, 3))])
+    io.write(of_two, [pair(2, 3, float(r)) for r in range(1, 11)])
+    content["base"] = {"data": {"source": "files", "train": str(of_all)}}
+    scans = {"scan": {"x": "distance", "label": "distance"}}
+    content["data"] = {
+        "two": {"source": "files", "train": str(of_two), "test": {"test": str(of_two), "scan": str(of_two)}, "scans": scans}
+    }
+    content["literature"] = []
     content["training"]["lr"] = 1e-9  # so that it stays where it was
     path = tmp_path / "pairs.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -77,19 +92,23 @@ def test_tiny_fine_tuning_goes_on_from_its_base(host, tmp_path):
     found = {record.variant: record for record in read_all(tmp_path)}
     assert {label: record.error for label, record in found.items()} == {"base": "", "without EFA": "", "with EFA": ""}
     plain, efa = found["without EFA"], found["with EFA"]
-    assert found["base"].num_parameters <= plain.num_parameters < efa.num_parameters  # MACE adds some weights of its own
+    assert plain.num_parameters < efa.num_parameters  # MACE's has fewer than the base: it leaves out the third element
     # an inserted EFA changes nothing, nor do steps of length zero
+    data, module = tmp_path / "pairs/tiny/data/two", hosts.load(host)
+    base = tmp_path / f"pairs/tiny/base/{host}/base/seed-0" / TRAINING
+    calculator, _ = module.calculator(module.model_file(NAME, base))
+    _, profiles = evaluate(calculator, data)
+    valid = cumulene.read(data, "valid")
+    seen = errors(valid, *predict(calculator, valid))
     for record in (plain, efa):
-        assert record.profiles["scan"].energies == pytest.approx(_base_energies(tmp_path, host), abs=1e-5)
+        assert record.profiles["scan"].energies == pytest.approx(profiles["scan"].energies, abs=1e-5)
+        assert record.curve[-1]["energy_mae"] == pytest.approx(seen["energy_mae"], abs=1e-4)  # of the training itself
 
 
-def _base_energies(folder: Path, host: str) -> tuple[float, ...]:
-    """Of the base, on the scan of those that go on from it."""
-    below = folder / "pairs" / "tiny"
-    module = hosts.load(host)
-    calculator, _ = module.calculator(module.model_file(NAME, below / "base" / host / "base" / "seed-0" / TRAINING))
-    _, profiles = evaluate(calculator, below / "data" / "two_atoms")
-    return profiles["scan"].energies
+def pair(first: int, second: int, r: float) -> Atoms:
+    """Two atoms at a distance, labelled."""
+    positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, r]])
+    return labelled(Atoms([first, second], positions, info={"distance": r}), *pair_sum(positions, potential))
 
 
 def test_paths_of_every_kind_reach_hydra():

@@ -442,6 +442,13 @@ def test_what_goes_on_from_a_base_waits_for_it(tmp_path, fake):
     assert jobs == [None, *[str(tmp_path / "out/pairs/tiny/base/mace/base/seed-0")] * 2]
 
 
+def test_elements_that_a_base_was_not_trained_on_are_refused(tmp_path, fake):
+    base = {"data": {"source": "clusters", "num_atoms": 4}}
+    with pytest.raises(EFAError, match="data: pairs: has He; the training set of the study's base has H only"):
+        run(tmp_path, base=base, variants=ALIKE)
+    assert ran(tmp_path) == []
+
+
 def test_data_are_made_once_and_anew_for_other_options(tmp_path):
     options = {**sources.SOURCES["two_atoms"].tiny}
     folder = sources.write(tmp_path / "data", "two_atoms", options)

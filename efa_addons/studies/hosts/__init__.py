@@ -88,7 +88,8 @@ class Host(Protocol):
             efa: options of EFAConfig, none: without.
             elements: symbols of all that occurs in the data.
             device: "cpu" or "cuda".
-            base: a trained model without EFA to go on from, whose sizes count; none: from scratch.
+            base: a trained model without EFA to go on from, in the folder of its training; its sizes count, and it knows all
+                `elements`; none: from scratch.
         """
 
     def prepare(self, folder: Path, train_file: Path) -> None:

@@ -55,7 +55,9 @@ def settings(
 ) -> Training:
     """The demonstration's, with sizes, epochs and learning rate of a study."""
     config = yaml.safe_load(_template())
-    config |= {"model_type_names": list(elements), "cutoff_radius": model.cutoff, "seed": seed}
+    # types are numbered: those of a base stay its own, though the data have some of them only
+    names = list(elements) if base is None else yaml.safe_load((base.parent / CONFIG).read_text())["model_type_names"]
+    config |= {"model_type_names": names, "cutoff_radius": model.cutoff, "seed": seed}
     config["data"]["train_dataloader"]["batch_size"] = training.batch_size
     config["trainer"] |= {"max_epochs": training.num_epochs, "accelerator": device if device == "cpu" else "gpu"}
     module = config["training_module"]
