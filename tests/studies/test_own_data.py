@@ -261,6 +261,23 @@ def test_wrong_options_are_refused_with_the_study(options, message, tmp_path, tr
         Study.load(study(tmp_path, **options))
 
 
+def test_structures_that_are_trained_on_and_evaluated_are_counted(tmp_path, train, capsys):
+    moved = [structure(i) for i in (3, 4, 30)]
+    moved[1].positions[0, 0] += 0.01
+    moved[0].positions += 1e-6
+    valid = save(tmp_path / "valid.xyz", 2)
+    sources.write(tmp_path / "mine", "files", {"train": train, "valid": valid, "test": save(tmp_path / "test.xyz", moved)})
+    found = capsys.readouterr().out.splitlines()
+    assert (
+        len(found) == 1 and "mine: structures that are in the training set, too: 2 of 2 in valid, 1 of 3 in test;" in found[0]
+    )
+    sources.write(tmp_path / "drawn", "files", {"train": train})
+    assert capsys.readouterr().out == ""
+    twice = save(tmp_path / "twice.xyz", 20 * [structure(0)])
+    sources.write(tmp_path / "drawn", "files", {"train": twice})
+    assert "2 of 2 in valid, 2 of 2 in test" in capsys.readouterr().out
+
+
 def test_data_are_made_anew_when_a_file_has_changed(tmp_path, train):
     valid, test = save(tmp_path / "valid.xyz", 2), save(tmp_path / "test.xyz", 2)
     options = {"train": train, "valid": valid, "test": {"test": test}}

@@ -8,16 +8,19 @@ REF_forces (eV/Å), not periodic. A file of structures along a coordinate become
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from efa_addons.errors import EFAError
 from efa_addons.studies.common import require
 from efa_addons.studies.runs import digest
 from efa_addons.studies.sources import charge_dipole, clusters, cumulenes, dimers, files, nacl, sn2, two_atoms
 from efa_addons.studies.sources.base import Data, Scan, Source
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 __all__ = ["Data"]
 
@@ -60,8 +63,21 @@ def write(folder: Path | str, source: str, options: Mapping[str, Any]) -> Path:
         elif name in ("train", "valid"):
             raise EFAError(f"the data of {source} have no structure in {name}: ask for one or more ({dict(options)}).")
     (folder / SCANS).write_text(json.dumps({name: asdict(scan) for name, scan in data.scans.items()}, indent=2) + "\n")
+    _say_known(folder.name, data.sets)
     stamp.write_text(text)
     return folder
+
+
+def _say_known(name: str, sets: Mapping[str, Sequence[Atoms]]) -> None:
+    """One line on structures that are trained on and evaluated: the same atoms in the same order, positions to 1e-3 Å."""
+    keys = {
+        kind: [(atoms.numbers.tobytes(), (atoms.positions.round(3) + 0.0).tobytes()) for atoms in structures]  # -0.0 is 0.0
+        for kind, structures in sets.items()
+    }
+    train = {*keys.pop("train")}
+    known = {kind: sum(key in train for key in found) for kind, found in keys.items()}
+    if said := ", ".join(f"{num} of {len(keys[kind])} in {kind}" for kind, num in known.items() if num):
+        print(f"warning: {name}: structures that are in the training set, too: {said}; errors there are too small")
 
 
 def scans(folder: Path) -> dict[str, Scan]:
