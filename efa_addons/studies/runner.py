@@ -61,14 +61,15 @@ class Task:
         return int(self.job.record["settings"]["training"]["num_epochs"])
 
     def is_finished(self) -> bool:
-        """Whether its folder has the record of a finished run with these settings, data and versions."""
+        """Whether its folder has the record of a finished run with these settings, data, scans and versions."""
         path = self.folder / FILE
         if not path.exists():
             return False
         found, wanted = Record.read(path), self.job.record
         same = all(found.settings.get(key) == wanted["settings"][key] for key in DECIDING) and found.split == wanted["split"]
+        scans = sources.scans(Path(self.job.data)).keys() & wanted["split"].keys()  # one without structures has no file
         versions = {"efa_addons": __version__, DISTRIBUTIONS[self.environment.host]: self.environment.version}
-        return found.finished and same and versions.items() <= dict(found.versions).items()
+        return found.finished and same and found.profiles.keys() == scans and versions.items() <= dict(found.versions).items()
 
     @property
     def server(self) -> tuple[str, ...]:
@@ -187,7 +188,7 @@ def _run(
     if len(waiting) < len(tasks):
         print(f"{len(tasks) - len(waiting)} of {len(tasks)} runs are finished already")
     if other := sum((task.folder / FILE).exists() and Record.read(task.folder / FILE).finished for task in waiting):
-        print(f"{other} finished runs are of other settings, data, versions or another device: they are made again")
+        print(f"{other} finished runs are of other settings, data, scans, versions or another device: they are made again")
     train(waiting, parallel, folder)
     return folder, [Record.read(task.folder / FILE) for task in tasks.values()]
 

@@ -151,10 +151,14 @@ SUCCEED = """
 import json, sys
 from pathlib import Path
 folder = Path(sys.argv[-1])
-record = json.loads((folder / "job.json").read_text())["record"]
+job = json.loads((folder / "job.json").read_text())
+record = job["record"]
 record["settings"]["command"] = ["train"]
+scans = json.loads(Path(job["data"], "scans.json").read_text())
+curve = {"x": [1.0], "energies": [2.0], "reference": [3.0]}
+profiles = {name: {"scan": scan, **curve} for name, scan in scans.items() if name in record["split"]}
 record |= {"versions": {"efa_addons": VERSION, "mace-torch": "1"}, "hardware": "", "status": "finished", "format": FORMAT}
-(folder / "run.json").write_text(json.dumps({**record, "profiles": {}}))
+(folder / "run.json").write_text(json.dumps({**record, "profiles": profiles}))
 with (folder.parents[5] / "runs").open("a") as file:
     print(record["seed"], record["variant"], file=file)
 """
@@ -248,6 +252,27 @@ def test_a_finished_run_takes_how_its_scan_is_read_from_the_data(tmp_path, fake)
     found = run(tmp_path)[2].profiles["scan"]
     (wanted,) = json.loads((folder / "data/pairs/scans.json").read_text()).values()
     assert found.scan == wanted and found.scan["tail"] != [1.0, 2.0] and found.energies == (2.0,) and ran(tmp_path) == []
+
+
+def test_finished_runs_without_a_scan_of_the_study_are_evaluated_again(tmp_path, fake):
+    path = sources.write(tmp_path / "made", "two_atoms", {"num_train": 8, "num_valid": 1, "num_test": 1, "num_scan": 4})
+    test = {name: str(path / "scan.xyz") for name in ("test", "path_1", "path_2")}
+    scan = {"x": "distance", "label": "distance (Å)"}
+
+    def scanned(*names: str) -> list[set[str]]:
+        options = {"train": str(path / "train.xyz"), "test": test, "scans": {name: scan for name in names}}
+        return [{*record.profiles} for record in run(tmp_path, data={"pairs": {"source": "files", **options}})]
+
+    for names in (("path_1",), ("path_1", "path_2"), ("path_2",), ()):
+        assert scanned(*names) == [{*names}] * 3 and len(ran(tmp_path)) == 3
+        assert scanned(*names) == [{*names}] * 3 and ran(tmp_path) == []
+
+
+def test_a_scan_without_structures_is_not_missed(tmp_path, fake):
+    study = load(data={"pairs": {"source": "two_atoms", "num_scan": 0}}, seeds=[0], hosts=["mace"])
+    for times in (3, 0):
+        runner.run(study, tmp_path / "out")
+        assert len(ran(tmp_path)) == times
 
 
 def test_another_device_is_another_run(tmp_path, fake, capsys):
