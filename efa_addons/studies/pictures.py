@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Looks = Mapping[str, Look]
+Quantity = Callable[[Record, str], float | None]  # of a run and an evaluation set; none: it has no such value
 Numbered = Mapping[int, tuple[Table, str]]  # number -> where it comes from: a data set, and one of its evaluation sets
 
 
@@ -142,7 +143,7 @@ def cost(table: Table, looks: Looks) -> Figure:
 
 
 def by_number(source: Numbered, label: str, looks: Looks) -> Figure:
-    """Errors over a number: of a scan its largest deviation and barrier, of others energies per atom and forces."""
+    """Errors over a number: of scans their largest deviation and barrier; where any is none, energies per atom and forces."""
     tables = [table for table, _ in source.values()]
     hosts = {host: title for table in tables for host, title in table.hosts.items()}
     variants = dict.fromkeys(row.variant for table in tables for row in table.rows)
@@ -161,27 +162,29 @@ def by_number(source: Numbered, label: str, looks: Looks) -> Figure:
     return finish(figure, label)
 
 
-def _quantities(source: Numbered) -> dict[str, Callable[[Record, str], float]]:
+def _quantities(source: Numbered) -> dict[str, Quantity]:
     """What is shown of a run and an evaluation set, by its label."""
-    table, name = next(iter(source.values()))
-    profile = next((record.profiles[name] for record in table.finished if name in record.profiles), None)
-    if profile is None:
+    profiles = [next((r.profiles[name] for r in table.finished if name in r.profiles), None) for table, name in source.values()]
+    if None in profiles:
         return {
-            "energy MAE per atom": lambda record, name: record.metrics[name]["energy_mae_per_atom"],
-            "force MAE": lambda record, name: record.metrics[name]["force_mae"],
+            "energy MAE per atom": lambda record, name: record.metrics.get(name, {}).get("energy_mae_per_atom"),
+            "force MAE": lambda record, name: record.metrics.get(name, {}).get("force_mae"),
         }
-    result: dict[str, Callable[[Record, str], float]] = {
-        "largest deviation": lambda record, name: float(measures.deviations(record.profiles[name]).max())
-    }
-    if profile.scan.get("analysis") == "barrier":
-        result["|barrier error|"] = lambda record, name: abs(measures.barrier_error(record.profiles[name]))
+
+    def of(measure: Callable[[Profile], float]) -> Quantity:
+        return lambda record, name: measure(record.profiles[name]) if name in record.profiles else None
+
+    result = {"largest deviation": of(lambda profile: float(measures.deviations(profile).max()))}
+    if all(profile is not None and profile.scan.get("analysis") == "barrier" for profile in profiles):
+        result["|barrier error|"] = of(lambda profile: abs(measures.barrier_error(profile)))
     return result
 
 
-def _values(table: Table, name: str, host: str, variant: str, quantity: Callable[[Record, str], float]) -> list[float]:
-    """One per finished seed."""
+def _values(table: Table, name: str, host: str, variant: str, quantity: Quantity) -> list[float]:
+    """One per finished seed that has it."""
     rows = [row for row in table.rows if (row.host, row.variant) == (host, variant)]
-    return [quantity(record, name) for row in rows for record in row.finished if name in (*record.metrics, *record.profiles)]
+    found = [quantity(record, name) for row in rows for record in row.finished]
+    return [value for value in found if value is not None]
 
 
 def _draw_decay(axes: Axes, found: Sequence[Profile], curves: Sequence[Sequence[float]], label: str, look: Look) -> None:

@@ -537,6 +537,19 @@ def test_errors_are_drawn_over_the_number_of_atoms():
     assert colors == {PLAIN: LOOKS[PLAIN]["color"], EFA: LOOKS[EFA]["color"]}
 
 
+@pytest.mark.parametrize("scans", [("path_1",), ("path_2",), ("path_1", "path_2")])
+def test_numbered_sets_of_which_some_are_scans_are_drawn_by_what_all_have(scans):
+    sets = {name: errors(0.1 * number) for number, name in enumerate(("path_1", "path_2"), 1)}
+    curves = {name: profile([0.0, 1.0], [0.0, 0.5]) for name in scans}
+    lacking = run(seed=1, metrics={"test": errors(0.1)})  # of an evaluation that had no such set
+    records = [run(metrics={"test": errors(0.1), **sets}, profiles=curves), lacking]
+    figures = {what: figure for _, what, figure in pictures.figures(grouping.sections(records)[0], LOOKS)}
+    first = figures["path-by-number"].axes[0]
+    label, values = ("largest deviation (eV)", (0.5, 0.5)) if len(scans) == 2 else ("energy MAE per atom (eV)", (0.05, 0.1))
+    assert first.get_ylabel() == label
+    np.testing.assert_allclose(first.lines[0].get_xydata(), [*zip((1, 2), values, strict=True)])
+
+
 def test_a_host_whose_runs_all_failed_leaves_its_panels_empty():
     drawn = list(pictures.figures(grouping.sections([*study(), failed(host="nequip")])[0], LOOKS))
     assert [what for _, what, _ in drawn] == ["pull", "test-by-number", "epochs", "seconds"]
