@@ -12,6 +12,7 @@ from typing import Any
 from efa_addons.errors import EFAError
 
 FILE = "run.json"
+CELLS = "cells.json"  # in a study's folder: the `Cell.place` of all cells that the study has as it stands
 FORMAT = 1
 
 
@@ -113,9 +114,21 @@ class Record:
             raise EFAError(f"{path} is not the record of a run ({error!r}): remove it, and run the study again.") from error
 
 
-def read_all(folder: Path) -> list[Record]:
-    """All records below a folder, in the order of their paths."""
-    return [Record.read(path) for path in sorted(Path(folder).rglob(FILE))]
+def read_all(folder: Path) -> tuple[dict[Path, Record], list[Path]]:
+    """All records below a folder, by their paths and in that order; and paths of those that are no longer of their study.
+
+    A study's folder tells data, variants and seeds that it has (`CELLS`), whichever the host; where none tells, all are of it.
+    """
+    studies = {path.parent: {*map(tuple, json.loads(path.read_text()))} for path in folder.rglob(CELLS)}
+    found, left = {}, []
+    for path in sorted(folder.rglob(FILE)):
+        study = next((parent for parent in path.parents if parent in studies), None)
+        data, *below = path.parts if study is None else path.relative_to(study).parts  # host, variant, seed, run.json
+        if study is None or (data, *below[1:-1]) in studies[study]:
+            found[path] = Record.read(path)
+        else:
+            left.append(path)
+    return found, left
 
 
 def same_split(records: Iterable[Record]) -> bool:

@@ -22,7 +22,7 @@ from efa_addons.studies import cumulene, forks, sources
 from efa_addons.studies.dynamics import Dynamics
 from efa_addons.studies.environments import Environment, find
 from efa_addons.studies.hosts import DISTRIBUTIONS, LABELS
-from efa_addons.studies.record import FILE, Record
+from efa_addons.studies.record import CELLS, FILE, Record
 from efa_addons.studies.runs import split
 from efa_addons.studies.study import Cell, Study
 from efa_addons.studies.worker import JOB, LOG, PROGRESS, Job, elements
@@ -181,6 +181,7 @@ def _run(
             None if base is None else str(base.folder),
         )
         tasks[cell.name] = Task(cell, folder / cell.name, job, environments[cell.host], base)
+    (folder / CELLS).write_text(json.dumps(sorted({cell.place for cell in study.cells()}), indent=1) + "\n")
     waiting = [task for task in tasks.values() if not task.is_finished()]
     for task in tasks.values():
         if task not in waiting:

@@ -128,8 +128,15 @@ class Cell:
     base: Cell | None = None
 
     @property
+    def place(self) -> tuple[str, str, str]:
+        """What it has in common with the same cell of other hosts."""
+        return self.data.name, self.variant.name, f"seed-{self.seed}"
+
+    @property
     def name(self) -> str:
-        return "/".join((self.data.name, self.host, self.variant.name, f"seed-{self.seed}"))
+        """Of its folder."""
+        data, variant, seed = self.place
+        return "/".join((data, self.host, variant, seed))
 
 
 @dataclass(frozen=True)

@@ -26,37 +26,38 @@ def write(folder: Path | str) -> list[Path]:
     """
     folder = Path(folder)
     cumulene.require("matplotlib", "data")
-    records = read(folder)
+    records, left = read(folder)
     found = sections(records)
     styles = looks(_order(records))
     drawn = {section.name: pictures.draw(folder / PICTURES, section, styles) for section in found}
-    made = f"Made by efa_addons {__version__}: efa-addons report."
+    said = [f"Left out, since their study no longer has them: {', '.join(left)}."] if left else []
+    made = " ".join([f"Made by efa_addons {__version__}: efa-addons report.", *said])
     (folder / REPORT).write_text(markdown(found, drawn, folder, made), encoding="utf-8")
     tables.write_csv(folder / TABLE, found)
     (folder / PAGE).write_text(page.html(found, drawn, made), encoding="utf-8")
     show(found, Console())
     paths = [folder / name for name in (REPORT, TABLE, PAGE)]
     paths += [path for of in drawn.values() for files in of.values() for path in files]
-    print("\n".join(str(path) for path in paths))
+    print("\n".join([*said, *map(str, paths)]))
     return paths
 
 
-def read(folder: Path) -> list[Record]:
-    """All records below a folder; each run once."""
+def read(folder: Path) -> tuple[list[Record], list[str]]:
+    """All records below a folder that their studies have as they stand, each run once; and the folders of other runs."""
     if not folder.is_dir():
         raise EFAError(f"{folder} is not a folder: give the one that efa-addons study wrote its runs to.")
-    records = read_all(folder)
-    if not records:
+    records, left = read_all(folder)
+    if not records and not left:
         raise EFAError(
             f"no {FILE} below {folder}: give the folder that efa-addons study wrote its runs to, or run a study first."
         )
     seen: dict[tuple[str, ...], Path] = {}
-    for path, record in zip(sorted(folder.rglob(FILE)), records, strict=True):
+    for path, record in records.items():
         key = (record.study, record.size, run_name(record))
         if key in seen:
             raise EFAError(f"{path} and {seen[key]} are the same run ({run_name(record)}): report on their folders one by one.")
         seen[key] = path
-    return records
+    return list(records.values()), [path.parent.relative_to(folder).as_posix() for path in left]
 
 
 def markdown(found: Sequence[Section], drawn: Pictures, folder: Path, made: str) -> str:

@@ -38,7 +38,7 @@ def test_tiny_study_from_file_to_report(host, tmp_path, capsys):
     command = ["study", str(path), "--size", "tiny", "--out", str(out), "--hosts", host, "--python", f"{host}={sys.executable}"]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    found = {record.variant: record for record in read_all(out)}
+    found = {record.variant: record for record in read_all(out)[0].values()}
     assert [found[label].status for label in content["variants"]] == ["finished", "finished", "failed"], found
     assert "failed" in printed and "training broken failed" in found["broken"].error
 
@@ -89,7 +89,7 @@ def test_tiny_fine_tuning_goes_on_from_its_base(host, tmp_path):
         f"{host}={sys.executable}",
     ]
     assert main(command) == 0
-    found = {record.variant: record for record in read_all(tmp_path)}
+    found = {record.variant: record for record in read_all(tmp_path)[0].values()}
     assert {label: record.error for label, record in found.items()} == {"base": "", "without EFA": "", "with EFA": ""}
     plain, efa = found["without EFA"], found["with EFA"]
     assert plain.num_parameters < efa.num_parameters  # MACE's has fewer than the base: it leaves out the third element

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -155,9 +156,10 @@ job = json.loads((folder / "job.json").read_text())
 record = job["record"]
 record["settings"]["command"] = ["train"]
 scans = json.loads(Path(job["data"], "scans.json").read_text())
-curve = {"x": [1.0], "energies": [2.0], "reference": [3.0]}
+curve = {"x": [1.0, 2.0], "energies": [2.0, 3.0], "reference": [3.0, 4.0]}
 profiles = {name: {"scan": scan, **curve} for name, scan in scans.items() if name in record["split"]}
-record |= {"versions": {"efa_addons": VERSION, "mace-torch": "1"}, "hardware": "", "status": "finished", "format": FORMAT}
+versions = {"efa_addons": VERSION, "mace-torch": "1", "schnetpack": "1"}
+record |= {"versions": versions, "hardware": "", "status": "finished", "format": FORMAT}
 (folder / "run.json").write_text(json.dumps({**record, "profiles": profiles}))
 with (folder.parents[5] / "runs").open("a") as file:
     print(record["seed"], record["variant"], file=file)
@@ -437,7 +439,7 @@ def test_a_worker_that_dies_is_a_failed_run_and_the_others_go_on(tmp_path, fake,
     assert [record.status for record in records] == ["finished", "failed", "finished"]
     assert "out of memory" in records[1].error and "log.txt" in records[1].error
     assert "failed" in capsys.readouterr().out
-    assert len(read_all(tmp_path / "out")) == 3
+    assert len(read_all(tmp_path / "out")[0]) == 3
     ran(tmp_path)
     fake(SUCCEED)
     assert all(record.finished for record in run(tmp_path))  # what failed is tried again, and nothing else
@@ -452,6 +454,37 @@ def test_a_study_of_which_nothing_finished_has_failed(tmp_path, fake, capsys):
     command = ["study", str(path), "--size", "tiny", "--hosts", "mace", "--out", str(tmp_path / "out")]
     assert cli.main(command) == 2 and "every run failed" in capsys.readouterr().err
     assert "out of memory" in (tmp_path / "out/pairs/tiny/report.md").read_text()
+
+
+def test_runs_that_the_study_has_no_more_are_left_out_of_its_report(tmp_path, fake):
+    pytest.importorskip("matplotlib")
+    path, out = tmp_path / "pairs.yaml", tmp_path / "out"
+
+    def reported(of: Path, command: list[str]) -> tuple[set[str], str]:
+        assert cli.main(command) == 0
+        with (of / "table.csv").open(encoding="utf-8") as file:
+            return {row["label"] for row in csv.DictReader(file)}, (of / "report.md").read_text()
+
+    def studied(host: str, **changes) -> tuple[set[str], str]:
+        path.write_text(yaml.safe_dump({**CONTENT, "base": BASE, "variants": ALIKE, **changes}))
+        return reported(out / "pairs/quick", ["study", str(path), "--out", str(out), "--hosts", host])
+
+    of_mace = {"MACE, base", "MACE, without EFA", "MACE, with EFA"}
+    labels, text = studied("mace")
+    assert labels == of_mace and "Left out" not in text
+    labels, text = studied("painn")
+    assert labels == of_mace | {label.replace("MACE", "PaiNN") for label in of_mace} and "Left out" not in text
+    changes = {"variants": {"without EFA": {}, "new": {"efa": {}}}, "seeds": [1]}
+    labels, text = studied("mace", **changes)
+    assert labels == {"MACE, base", "MACE, without EFA", "MACE, new", "PaiNN, base", "PaiNN, without EFA"}
+    left = [f"pairs/{host}/with-efa/seed-{seed}" for host in ("mace", "painn") for seed in (0, 1)]
+    left += [f"{run}/seed-0" for host in ("mace", "painn") for run in (f"base/{host}/base", f"pairs/{host}/without-efa")]
+    assert f"Left out, since their study no longer has them: {', '.join(sorted(left))}." in text
+    again, text = reported(out, ["report", str(out)])
+    assert again == labels and all(f"pairs/quick/{run}" in text for run in left)
+    (out / "pairs/quick/cells.json").unlink()
+    again, text = reported(out, ["report", str(out)])
+    assert again == labels | {"MACE, with EFA", "PaiNN, with EFA"} and "Left out" not in text
 
 
 def test_what_goes_on_from_a_base_waits_for_it(tmp_path, fake):
