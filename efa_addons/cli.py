@@ -35,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a verb; errors of the user are one line on stderr and exit code 2."""
+    """Runs a verb; errors of the user are one line on stderr and exit code 2; 1: a study of which some runs failed."""
     parser = _Parser(prog="efa-addons", description=__doc__)
     parser.add_argument("--version", action="version", version=f"efa_addons {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -54,11 +54,10 @@ def main(argv: list[str] | None = None) -> int:
             known = [name for name in verbs.choices[argv[0]]._option_string_actions if name.startswith("--")]
             refuse_unknown_flags("option", argv, known)
         args = parser.parse_args(argv)
-        args.run(args)
+        return args.run(args) or 0
     except (EFAError, ImportError, FileNotFoundError, FileExistsError) as error:
         print(f"efa-addons {argv[0]}: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _add_insert(verbs: Verbs) -> None:
@@ -331,7 +330,7 @@ def _demo(args: argparse.Namespace) -> None:
     demo.run(args.out, args.host, quick=args.quick, seed=args.seed)
 
 
-def _study(args: argparse.Namespace) -> None:
+def _study(args: argparse.Namespace) -> int:
     from efa_addons.studies import cumulene, runner, study_report
     from efa_addons.studies.study import Study
 
@@ -342,6 +341,7 @@ def _study(args: argparse.Namespace) -> None:
     study_report.write(folder)
     if not any(record.finished for record in records):
         raise EFAError(f"every run failed; the report in {folder} says why.")
+    return int(not all(record.finished for record in records))
 
 
 def _report(args: argparse.Namespace) -> None:

@@ -446,7 +446,7 @@ def test_a_worker_that_dies_is_a_failed_run_and_the_others_go_on(tmp_path, fake,
     assert ran(tmp_path) == ["0 with EFA"]
 
 
-def test_a_study_of_which_nothing_finished_has_failed(tmp_path, fake, capsys):
+def test_the_exit_status_tells_whether_some_runs_failed_or_all(tmp_path, fake, capsys):
     pytest.importorskip("matplotlib")
     fake("import sys; sys.exit('out of memory')")
     path = tmp_path / "pairs.yaml"
@@ -454,6 +454,10 @@ def test_a_study_of_which_nothing_finished_has_failed(tmp_path, fake, capsys):
     command = ["study", str(path), "--size", "tiny", "--hosts", "mace", "--out", str(tmp_path / "out")]
     assert cli.main(command) == 2 and "every run failed" in capsys.readouterr().err
     assert "out of memory" in (tmp_path / "out/pairs/tiny/report.md").read_text()
+    fake("import sys; sys.exit('out of memory') if 'with-efa' in sys.argv[-1] else None\n" + SUCCEED)
+    assert cli.main(command) == 1 and "failed: pairs/mace/with EFA/seed-0" in capsys.readouterr().out
+    fake(SUCCEED)
+    assert cli.main(command) == 0
 
 
 def test_runs_that_the_study_has_no_more_are_left_out_of_its_report(tmp_path, fake):
