@@ -95,7 +95,7 @@ class Variant:
     @property
     def name(self) -> str:
         """Of its folder."""
-        return re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-")
+        return re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-.")
 
 
 @dataclass(frozen=True)
@@ -213,9 +213,7 @@ class Study:
         if units not in ("eV", "arbitrary"):
             raise EFAError(f"units must be eV or arbitrary, got {units!r}.")
         base = _base(content["base"], training, size, folder) if content.get("base") else None
-        data = tuple(_data(*entry, size, folder) for entry in _mapping("data", content["data"]).items())
-        if base is not None and BASE in [spec.name for spec in data]:
-            raise EFAError(f"data cannot be called {BASE}: that is what the study's base is called. Take another name.")
+        data = _all_data(content["data"], size, folder, base)
         return cls(
             name=name,
             size=size,
@@ -295,7 +293,25 @@ def _variants(content: Any, hosts: tuple[str, ...], model: ModelSettings, base: 
     return found
 
 
-def _data(name: str, content: Any, size: str, folder: Path | None) -> DataSpec:
+def _all_data(content: Any, size: str, folder: Path | None, base: Base | None) -> tuple[DataSpec, ...]:
+    found = tuple(_data(*entry, size, folder) for entry in _mapping("data", content).items())
+    folders: dict[str, str] = {}
+    for spec in found:
+        if (other := folders.setdefault(spec.name.lower(), spec.name)) != spec.name:
+            raise EFAError(
+                f"data {other} and {spec.name} differ in case only: not every disk tells their folders apart. Rename one."
+            )
+    if base is not None and BASE in folders:
+        raise EFAError(f"data cannot be called {BASE}: that is what the study's base is called. Take another name.")
+    return found
+
+
+def _data(name: Any, content: Any, size: str, folder: Path | None) -> DataSpec:
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+        raise EFAError(
+            f"data: the name of a data set must be text of letters, digits, _, . and -, not begun by . or -, got {name!r}: "
+            "rename it (a number: put it in quotes)."
+        )
     options = dict(_mapping(f"data: {name}", content))
     source = options.pop("source", name)
     if source not in SOURCES:

@@ -82,8 +82,9 @@ def test_a_base_is_a_cell_before_those_that_go_on_from_it():
     assert all(cell.base is base[cell.host] for cell in cells[2:6])
     assert base["mace"].training.num_epochs == 5 and base["mace"].data.options["r_max"] == 4.0
     assert base["mace"].variant.efa is None and cells[2].training.num_epochs == 10
-    with pytest.raises(EFAError, match="data cannot be called base"):
-        load(base=BASE, variants=ALIKE, data={"base": {"source": "two_atoms"}})
+    for name in ("base", "Base"):
+        with pytest.raises(EFAError, match="data cannot be called base"):
+            load(base=BASE, variants=ALIKE, data={name: {"source": "two_atoms"}})
     with pytest.raises(EFAError, match="variant far: its model is that of the study's base"):
         load(base=BASE, variants={"far": {"model": {"cutoff": 9.0}}})
     for wrong, message in (({"data": BASE["data"], "lr": 1}, "lr"), ({"training": {}}, "missing: data")):
@@ -115,6 +116,13 @@ def test_sizes_change_what_they_name():
         ({"seeds": 3}, "seeds must be a list of integers, got 3"),
         ({"variants": {"EFA 1": {}, "EFA (1)": {}}}, "EFA 1.*EFA \\(1\\).*same folder"),
         ({"variants": {"!": {}}}, "same folder ''"),
+        ({"variants": {"..": {}}}, "same folder ''"),
+        ({"data": {8: {"source": "two_atoms"}}}, "name of a data set must be text .*got 8: .*in quotes"),
+        *(
+            ({"data": {name: {"source": "two_atoms"}}}, "name of a data set must be")
+            for name in ("../../x", "..", ".a", "a b", "")
+        ),
+        ({"data": {"a": {"source": "two_atoms"}, "A": {"source": "two_atoms"}}}, "data a and A differ in case only"),
         ({"dynamics": {"seeds": [5]}}, "dynamics: seeds.*\\[0, 1\\], got \\[5\\]"),
         ({"dynamics": {"hosts": ["maze"]}}, "host of dynamics 'maze'.*did you mean 'mace'"),
         ({"dynamics": {"variants": ["with EFB"]}}, "variant of dynamics 'with EFB'"),
