@@ -58,7 +58,7 @@ def run(
     settings = {"seed": seed, "quick": quick, "runs": {run.variant.name: run.stamp for run in runs}}
     results.save(folder / host, found, data, settings)
     report.write(folder, data)
-    Console().print(f"report: {folder}", soft_wrap=True)
+    Console().print(f"report: {folder}", soft_wrap=True, markup=False)
     return folder
 
 

@@ -221,7 +221,7 @@ def train(tasks: Sequence[Task], parallel: int, logs: Path) -> None:
                     record = task.finish(code, serving.pop(task))
                     if not record.finished:
                         failed += 1
-                        progress.console.print(f"failed: {task.label}; see {task.folder / LOG}", soft_wrap=True)
+                        progress.console.print(f"failed: {task.label}; see {task.folder / LOG}", soft_wrap=True, markup=False)
                 if not progress.console.is_terminal and time.monotonic() - said > REPORT_EVERY:
                     said = time.monotonic()
                     print(f"{progress.tasks[0].completed:.0f} of {len(tasks)} runs, {failed} failed", flush=True)
@@ -344,5 +344,5 @@ def _ending_by_signals() -> Iterator[None]:
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console())
+    text = TextColumn("{task.description}", markup=False)  # a label may have brackets
+    return Progress(text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=Console())

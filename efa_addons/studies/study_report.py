@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from efa_addons.errors import EFAError
 from efa_addons.studies import cumulene, facts, page, pictures, tables
@@ -86,7 +87,7 @@ def show(found: Sequence[Section], console: Console) -> None:
     width = min(max(console.width, WIDTHS[0]), WIDTHS[1])
     said: set[str] = set()
     for section in found:
-        console.print(f"\n[bold]{section.name}[/bold]", section.title, highlight=False, soft_wrap=True)
+        console.print(f"\n[bold]{escape(section.name)}[/bold]", escape(section.title), highlight=False, soft_wrap=True)
         for table in section.tables:
             for block in tables.blocks(table):
                 for piece in tables.narrow(block, width):

@@ -454,6 +454,19 @@ def test_a_worker_that_dies_is_a_failed_run_and_the_others_go_on(tmp_path, fake,
     assert ran(tmp_path) == ["0 with EFA"]
 
 
+def test_labels_and_titles_may_look_like_markup(tmp_path, fake, capsys):
+    pytest.importorskip("matplotlib")
+    fake("import sys; sys.exit('out of memory') if 'efa-2' in sys.argv[-1] else None\n" + SUCCEED)
+    path = tmp_path / "pairs[b].yaml"
+    variants = {"without EFA": {}, "EFA [/2]": {"efa": {}}, "EFA [l=1]": {"efa": {}}}
+    path.write_text(yaml.safe_dump({**CONTENT, "title": "Two [/atoms]", "variants": variants}))
+    command = ["study", str(path), "--size", "tiny", "--hosts", "mace", "--out", str(tmp_path / "out")]
+    assert cli.main(command) == 1
+    printed = capsys.readouterr().out
+    for part in ("failed: pairs, MACE EFA [/2], seed 0", "pairs[b] (tiny) Two [/atoms]", "MACE, EFA [l=1]"):
+        assert part in printed
+
+
 def test_the_exit_status_tells_whether_some_runs_failed_or_all(tmp_path, fake, capsys):
     pytest.importorskip("matplotlib")
     fake("import sys; sys.exit('out of memory')")
