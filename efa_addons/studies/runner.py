@@ -19,7 +19,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from efa_addons.errors import EFAError, unknown_names
 from efa_addons.studies import cumulene, forks, sources
-from efa_addons.studies.dynamics import Dynamics
 from efa_addons.studies.environments import Environment, find
 from efa_addons.studies.hosts import DISTRIBUTIONS, LABELS
 from efa_addons.studies.record import CELLS, FILE, Record
@@ -166,8 +165,7 @@ def _run(
     parallel = parallel or (cores if device == "cpu" else 1)
     specs = {cell.data.name: cell.data for cell in cells}
     data = {name: sources.write(folder / "data" / name, spec.source, spec.options) for name, spec in specs.items()}
-    if study.dynamics is not None:
-        _check_start(study.dynamics, data)
+    _check_start(cells, data)
     _check_elements(cells, data)
     splits = {name: split(path) for name, path in data.items()}
     tasks: dict[str, Task] = {}
@@ -253,9 +251,10 @@ class Servers:
             server.close()
 
 
-def _check_start(dynamics: Dynamics, data: Mapping[str, Path]) -> None:
+def _check_start(cells: Sequence[Cell], data: Mapping[str, Path]) -> None:
     """That there is a structure where dynamics begin, before anything is trained."""
-    for name, folder in data.items():
+    for name, dynamics in {cell.data.name: cell.dynamics for cell in cells if cell.dynamics is not None}.items():
+        folder = data[name]
         sets = sources.evaluation_sets(folder)
         if dynamics.set not in sets:
             raise unknown_names(f"evaluation set of {name} in dynamics", [dynamics.set], sets)
@@ -297,8 +296,8 @@ def _known(study: Study, device: str, cell: Cell, split: Mapping[str, str], base
                     "training": asdict(cell.training),
                     "efa": cell.variant.efa,
                     "base": None if base is None else {**base["settings"], "split": base["split"]},
-                    "dynamics": asdict(study.dynamics) if study.dynamics else None,
-                    "cost": asdict(study.cost) if study.cost else None,
+                    "dynamics": asdict(cell.dynamics) if cell.dynamics else None,
+                    "cost": asdict(cell.cost) if cell.cost else None,
                     "device": device,
                 }
             )

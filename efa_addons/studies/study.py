@@ -117,7 +117,12 @@ class Base:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: a data set, a host, a variant and a seed; `base`: the cell of the model that it goes on from."""
+    """One training: a data set, a host, a variant and a seed, and what is asked of the model then.
+
+    Args:
+        base: the cell of the model that it goes on from; none: from scratch.
+        dynamics, cost: those of the study; a base has none.
+    """
 
     data: DataSpec
     host: str
@@ -126,6 +131,8 @@ class Cell:
     training: TrainingSettings
     seed: int
     base: Cell | None = None
+    dynamics: Dynamics | None = None
+    cost: Cost | None = None
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -244,7 +251,7 @@ class Study:
                         if variant.hosts is None or host in variant.hosts:
                             model = dataclasses.replace(self.model, **variant.model)
                             training = dataclasses.replace(self.training, **self.host_training.get(host, {}))
-                            yield Cell(data, host, variant, model, training, seed, bases[host])
+                            yield Cell(data, host, variant, model, training, seed, bases[host], self.dynamics, self.cost)
 
     def _base_cell(self, host: str, seed: int) -> Cell | None:
         if self.base is None:

@@ -525,6 +525,15 @@ def test_what_goes_on_from_a_base_waits_for_it(tmp_path, fake):
     assert jobs == [None, *[str(tmp_path / "out/pairs/tiny/base/mace/base/seed-0")] * 2]
 
 
+def test_a_base_is_asked_for_no_dynamics_and_no_cost(tmp_path, fake):
+    base = {"data": {"source": "files", "train": str(sources.write(tmp_path / "made", "two_atoms", {}) / "train.xyz")}}
+    further = {"dynamics": {"set": "scan", "index": 1}, "cost": {"num_atoms": [10, 20]}}
+    first, *others = run(tmp_path, base=base, variants=ALIKE, **further)  # the base's data have no scan
+    assert (first.settings["dynamics"], first.settings["cost"]) == (None, None)
+    assert [record.settings["dynamics"]["set"] for record in others] == ["scan"] * 2
+    assert [record.settings["cost"]["num_atoms"] for record in others] == [[10, 20]] * 2
+
+
 def test_elements_that_a_base_was_not_trained_on_are_refused(tmp_path, fake):
     base = {"data": {"source": "clusters", "num_atoms": 4}}
     with pytest.raises(EFAError, match="data: pairs: has He; the training set of the study's base has H only"):
