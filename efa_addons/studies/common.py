@@ -46,7 +46,7 @@ def label(atoms: Atoms, charge: int = 0, zero: float = 0.0) -> Atoms:
 
 
 def relaxed(build: Callable[[np.ndarray], Atoms], start: np.ndarray, what: str, charge: int = 0) -> np.ndarray:
-    """The coordinates at which `build(coordinates)` has its lowest GFN2-xTB energy, near `start`; `what` is for the error."""
+    """The coordinates at which `build(coordinates)` has its lowest GFN2-xTB energy, near `start`; EFAError: none was found."""
     from scipy.optimize import minimize
 
     def energy_and_gradient(vector: np.ndarray) -> tuple[float, np.ndarray]:
@@ -54,8 +54,11 @@ def relaxed(build: Callable[[np.ndarray], Atoms], start: np.ndarray, what: str, 
         return atoms.info[ENERGY], -_jacobian(build, vector) @ atoms.arrays[FORCES].ravel()
 
     result = minimize(energy_and_gradient, start, jac=True, method="BFGS", options={"gtol": 1e-4})
-    if np.abs(result.jac).max() > 1e-2:
-        raise RuntimeError(f"relaxation at {what} did not converge: {result.message}")
+    if (left := np.abs(result.jac).max()) > 1e-2:
+        raise EFAError(
+            f"the relaxation of {what} by {METHOD} did not converge: {result.message} Its largest gradient is {left:.2g}, and "
+            "should be below 0.01 (eV/Å). Take other structures."
+        )
     return result.x
 
 

@@ -96,7 +96,7 @@ def collect(folder: Path, data: Path) -> tuple[list[HostResults], list[str]]:
         content = json.loads(path.read_text(encoding="utf-8"))
         try:
             results = [Result(**{**entry, "profile": Profile.read(entry["profile"])}) for entry in content["results"]]
-        except KeyError:
+        except (KeyError, TypeError):  # fields that are missing, or no more
             results = []
         if results and content["data"] == _digest(data):
             found.append(HostResults(content["label"], tuple(results)))

@@ -134,13 +134,16 @@ def test_results_on_other_data_are_left_out(tmp_path, data, capsys):
 
 
 def test_results_of_an_earlier_version_are_left_out(tmp_path, data):
-    results.save(tmp_path / "mace", MACE, data)
-    path = tmp_path / "mace" / results.FILE
-    content = json.loads(path.read_text())
-    for entry in content["results"]:
-        entry["profile"] = {"twists": entry["profile"]["x"], "energies": entry["profile"]["energies"]}
-    path.write_text(json.dumps(content))
-    assert results.collect(tmp_path, data) == ([], ["mace"])
+    for change in (
+        lambda entry: {"profile": {"twists": entry["profile"]["x"], "energies": entry["profile"]["energies"]}},
+        lambda entry: {"scan_mae": 3.0},
+    ):
+        results.save(tmp_path / "mace", MACE, data)
+        path = tmp_path / "mace" / results.FILE
+        content = json.loads(path.read_text())
+        content["results"] = [{**entry, **change(entry)} for entry in content["results"]]
+        path.write_text(json.dumps(content))
+        assert results.collect(tmp_path, data) == ([], ["mace"])
 
 
 @pytest.mark.parametrize("found", [[MACE], [PAINN], [MACE, PAINN]])

@@ -6,6 +6,7 @@ import importlib
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -157,9 +158,27 @@ def test_clusters_fit_their_ball(num_atoms, radius):
         assert np.median(nearest) == pytest.approx(clusters.BOND, abs=0.12)
 
 
-def test_atoms_that_do_not_fit_are_an_error():
+def test_atoms_that_do_not_fit_are_an_error(monkeypatch):
     with pytest.raises(EFAError, match=r"64 atoms 1\.0 apart and more do not fit into a ball of radius 2\.0"):
         clusters.make(num_atoms=64, radius=2.0, num_train=1)
+    monkeypatch.setattr(clusters, "TRIES", 20)
+    monkeypatch.setattr(clusters, "CLOSEST", 3.0)
+    with pytest.raises(
+        EFAError, match=r"2 atoms in a ball of radius 2\.0 came nearer than 3\.0 or left it, in each of 20 tries"
+    ):
+        clusters.make(num_atoms=2, radius=2.0, num_train=1)
+
+
+def test_dimers_at_distances_that_cannot_be_are_an_error():
+    part = ase.Atoms("F", info={"charge": -1, ENERGY: 0.0})
+    with pytest.raises(EFAError, match=r"F and F 0\.5 to 1\.0 Å apart have atoms nearer than 1\.7 Å"):
+        dimers._Pair(part, part, (0.5, 1.0)).sample(np.random.default_rng(0))
+
+
+def test_a_relaxation_that_does_not_converge_is_an_error(monkeypatch):
+    monkeypatch.setattr("scipy.optimize.minimize", lambda *given, **options: SimpleNamespace(jac=np.ones(1), message="Lost."))
+    with pytest.raises(EFAError, match=r"relaxation of hf by GFN2-xTB did not converge: Lost\. Its largest gradient is 1,"):
+        dimers.relaxed_part("hf")
 
 
 def test_rotation_is_the_angle_between_dipole_and_charge(tiny):

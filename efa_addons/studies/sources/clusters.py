@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from efa_addons.errors import EFAError
 from efa_addons.studies.common import labelled, require
 from efa_addons.studies.sources.base import Data, draw
 from efa_addons.studies.sources.pairs import in_ball, pair_sum, settled
@@ -22,6 +23,7 @@ BOND, REACH = 1.6, 2.5  # minimum and end of the potential that draws atoms toge
 STEPS = (20, 100)
 DISPLACEMENT = 0.04
 CLOSEST = 1.2  # after displacement
+TRIES = 1000  # for a structure
 
 
 def potential(r: np.ndarray, *atoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -48,14 +50,18 @@ def make(
 
 
 def place(rng: np.random.Generator, num_atoms: int, radius: float) -> np.ndarray:
-    """Positions (num_atoms, 3), all within a diameter of each other."""
-    while True:
+    """Positions (num_atoms, 3), all within a diameter of each other; EFAError: they do not stay so."""
+    for _ in range(TRIES):
         positions = settled(in_ball(rng, num_atoms, radius, MIN_DISTANCE), attraction, int(rng.integers(*STEPS)))
         positions += rng.normal(scale=DISPLACEMENT, size=positions.shape)
         first, second = np.triu_indices(num_atoms, 1)
         distances = np.linalg.norm(positions[first] - positions[second], axis=1)
         if distances.min() > CLOSEST and distances.max() < 2 * radius:
             return positions
+    raise EFAError(
+        f"{num_atoms} atoms in a ball of radius {radius} came nearer than {CLOSEST} or left it, in each of {TRIES} tries. "
+        "Take fewer atoms, or a larger radius."
+    )
 
 
 def attraction(r: np.ndarray, *atoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

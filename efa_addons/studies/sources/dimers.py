@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from efa_addons.errors import unknown_names
+from efa_addons.errors import EFAError, unknown_names
 from efa_addons.studies.common import ENERGY, label, random_rotation, relaxed, require
 from efa_addons.studies.sources.base import Data, Scan, draw
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DISTANCE = "distance"
 CONTACT = 1.7  # Å, the least between atoms of the two parts
+TRIES = 10_000  # for a structure
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,18 @@ class _Pair:
     distances: tuple[float, float]
 
     def sample(self, rng: np.random.Generator) -> Atoms:
-        """In any orientation, the parts not nearer than CONTACT."""
-        while True:
+        """In any orientation, the parts not nearer than CONTACT; EFAError: they are at any of the distances."""
+        for _ in range(TRIES):
             turned = [part.positions @ random_rotation(rng).T for part in (self.first, self.second)]
             away = rng.normal(size=3)
             distance = rng.uniform(*self.distances)
             turned[1] += distance * away / np.linalg.norm(away)
             if np.linalg.norm(turned[0][:, None] - turned[1], axis=-1).min() > CONTACT:
                 return self._labelled(turned[0], turned[1], distance)
+        raise EFAError(
+            f"{self.first.symbols} and {self.second.symbols} {' to '.join(map(str, self.distances))} Å apart have atoms nearer "
+            f"than {CONTACT} Å in {TRIES} of {TRIES} orientations: take larger distances."
+        )
 
     def head_to_tail(self, distance: float) -> Atoms:
         """With both dipoles along +z, or the molecule's along -z beside an anion in front of it."""
