@@ -58,7 +58,10 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How it is trained: Adam with a learning rate that decays to 2 % of `lr`, on energies and forces."""
+    """How it is trained: Adam with a learning rate that decays to 2 % of `lr`, on energies and forces.
+
+    A training set smaller than `batch_size` is one batch; of a larger one MACE leaves out the batch that is not full.
+    """
 
     num_epochs: int = 50
     batch_size: int = 8

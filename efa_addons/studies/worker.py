@@ -78,6 +78,8 @@ def run(folder: Path, forked: bool = False) -> Record:
 def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path, forked: bool) -> dict[str, Any]:
     settings, data = job.record["settings"], Path(job.data)
     model, training = ModelSettings(**settings["model"]), TrainingSettings(**settings["training"])
+    # MACE leaves out a batch that is not full, the others take it: of a smaller set all hosts make one batch
+    training = dataclasses.replace(training, batch_size=min(training.batch_size, len(cumulene.read(data, "train"))))
     base = None
     if job.base is not None:
         base = host.model_file(NAME, Path(job.base) / TRAINING)

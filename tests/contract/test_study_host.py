@@ -60,13 +60,13 @@ def test_tiny_study_from_file_to_report(host, tmp_path, capsys):
 
 @pytest.mark.parametrize("host", hosts.NAMES)
 def test_tiny_fine_tuning_goes_on_from_its_base(host, tmp_path):
-    """On data that have the last two of the base's three elements: each is what it was to the base."""
+    """On data that have the last two of the base's three elements, and less than a batch: each is what it was to the base."""
     pytest.importorskip(hosts.PACKAGES[host])
     content = yaml.safe_load(TWO_ATOMS.read_text())
     content["variants"] = {label: content["variants"][label] for label in ("without EFA", "with EFA")}
     of_all, of_two = tmp_path / "all.xyz", tmp_path / "two.xyz"
     io.write(of_all, [pair(*numbers, r) for r in (1.0, 1.5, 2.0, 3.0) for numbers in ((1, 2), (1, 3), (2, 3))])
-    io.write(of_two, [pair(2, 3, float(r)) for r in range(1, 11)])
+    io.write(of_two, [pair(2, 3, r) for r in (1.0, 2.0, 4.0, 10.0)])
     content["base"] = {"data": {"source": "files", "train": str(of_all)}}
     scans = {"scan": {"x": "distance", "label": "distance"}}
     content["data"] = {
