@@ -60,6 +60,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--from-csv", type=Path, metavar="CSV", help="measure nothing: tables and pictures of an earlier run")
     parser.add_argument("--docs", type=Path, metavar="DIR", help="tables into DIR/performance.md, plot into DIR/images")
     args = parser.parse_args()
+    args.cases = [case for case in CASES if case in args.cases]
+    if args.docs and args.cases != list(CASES):
+        parser.error(
+            f"--docs with --cases {' '.join(args.cases)}: the page has all cases; leave --cases out (--targets is less work)"
+        )
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= args.threads <= len(cores):
         parser.error(f"--threads {args.threads}: there are {len(cores)} cores")
@@ -103,9 +108,16 @@ def conditions(args: argparse.Namespace) -> str:
     return f"{processor()}, {args.threads} threads, float32; {', '.join(versions)}"
 
 
+def name(args: argparse.Namespace) -> str:
+    """Of the files of a run: a part of it does not replace the whole."""
+    part = [] if args.cases == list(CASES) else args.cases
+    parts = ["efa", platform.machine(), "cpu", *["targets"] * args.targets, *part, *["quick"] * args.quick]
+    return "_".join(parts)
+
+
 def main() -> None:
     args = arguments()
-    path = args.out / f"efa_{platform.machine()}_cpu{'_quick' if args.quick else ''}.csv"
+    path = args.out / (args.from_csv.name if args.from_csv else f"{name(args)}.csv")
     rows = read_rows(args.from_csv) if args.from_csv else measure(args, path)
     held = next(row.task for row in rows if row.case == "conditions")
     for grid in tables(rows):

@@ -33,10 +33,15 @@ def test_efa(tmp_path, request):
     """One batch by every contender; the reference says so where it is not installed."""
     (tmp_path / "images").mkdir()
     (tmp_path / "performance.md").write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.efa", "--quick", "--cases", "batches", "profile"]
-    command += ["--threads", "1", "--out", str(tmp_path), "--docs", str(tmp_path)]
-    subprocess.run(command, cwd=request.config.rootpath, check=True, capture_output=True)
-    rows = read_rows(next(tmp_path.glob("efa_*_cpu_quick.csv")))
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.efa", "--threads", "1", "--out", str(tmp_path)]
+    part, page = ["--quick", "--cases", "profile", "batches"], ["--docs", str(tmp_path)]
+    refused = subprocess.run([*command, *part, *page], cwd=request.config.rootpath, capture_output=True, text=True)
+    assert refused.returncode == 2 and "--docs with --cases batches profile" in refused.stderr
+    subprocess.run([*command, *part], cwd=request.config.rootpath, check=True, capture_output=True)
+    (path,) = tmp_path.glob("*.csv")
+    assert path.name.endswith("_cpu_batches_profile_quick.csv")
+    rows = read_rows(path)
+    subprocess.run([*command, "--from-csv", str(path), *page], cwd=request.config.rootpath, check=True, capture_output=True)
     batches = {(row.contender, row.task): row for row in rows if row.case == "batches"}
     for contender in (REFERENCE, TRANSLATION, AUTO, QUADRATURE):
         for task in TASKS:
