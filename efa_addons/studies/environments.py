@@ -45,16 +45,16 @@ def find(host: str, given: Mapping[str, Path] | None = None) -> Environment:
     """The environment of a host: the one given, else this one, else that of tox in this clone, which is made if need be.
 
     Raises:
-        EFAError: none is there and none can be made, or the one given lacks the host.
+        EFAError: none is there and none can be made, or it lacks the host or what studies need.
     """
     if given and host in given:
         found = _installed(host, given[host])
         if found is None:
             raise EFAError(f"{given[host]} has no {DISTRIBUTIONS[host]}: give the Python of an environment with {host}.")
-        _require_addons(found)
-        return found
-    here = _here(host) or _installed(host, _of_tox(host))
-    return here or _made(host)
+    else:
+        found = _here(host) or _installed(host, _of_tox(host)) or _made(host)
+    _require_addons(found)
+    return found
 
 
 def _require_addons(environment: Environment) -> None:

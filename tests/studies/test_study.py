@@ -584,11 +584,17 @@ INSTALL = r'pip install "efa-addons\[nequip,data\]"'
 
 
 def test_an_environment_that_cannot_run_studies_is_refused(tmp_path, monkeypatch):
-    python = tmp_path / "python"
+    python = tmp_path / ".tox/nequip/bin/python"
+    python.parent.mkdir(parents=True)
     python.write_text('#!/bin/sh\ncase "$2" in *version*) echo 1;; *) echo "No module named rich" >&2; exit 1;; esac\n')
     python.chmod(0o755)
     with pytest.raises(EFAError, match=r"cannot run studies \(No module named rich\): there, " + INSTALL):
         environments.find("nequip", {"nequip": python})
+    (tmp_path / "tox.ini").touch()  # tox's, left half made
+    monkeypatch.setattr(environments, "ROOT", tmp_path)
+    monkeypatch.setattr(environments, "DISTRIBUTIONS", {"nequip": "no-such-distribution"})
+    with pytest.raises(EFAError, match="cannot run studies"):
+        environments.find("nequip")
 
 
 def test_only_a_clone_is_put_before_what_others_have_installed(tmp_path, monkeypatch):
