@@ -52,11 +52,10 @@ def notes(table: Table) -> list[str]:
     """What must be known to read the table, a sentence each."""
     found = []
     if table.finished:
-        several = len(table.seeds) > 1
+        several = "Mean ± standard deviation over the finished seeds of training, all on the same data"
         found.append(
-            f"{'Mean ± standard deviation over the finished seeds' if several else 'One seed'} (seeds: "
-            f"{', '.join(map(str, table.seeds))}); errors on the test set where no other is named. Ratios are to the mean "
-            f"error of the same host {WITHOUT}."
+            f"{several if len(table.seeds) > 1 else 'One seed'} (seeds: {', '.join(map(str, table.seeds))}); errors on the "
+            f"test set where no other is named. Ratios are to the mean error of the same host {WITHOUT}."
         )
     limits = cols.wall_limits(table)
     if limits and any(record.curve for record in table.finished):

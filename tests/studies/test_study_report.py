@@ -109,6 +109,7 @@ def save(folder, records):
 def test_cells_are_mean_and_standard_deviation_over_seeds():
     table = only([run(seed=seed, energy=energy) for seed, energy in enumerate((0.001, 0.002, 0.003))])
     assert cells(table, "energy_mae") == {"MACE, without EFA": "2.00 ± 1.00"}  # meV
+    assert "seeds of training, all on the same data (seeds: 0, 1, 2)" in tables.notes(table)[0]
     assert cells(table, "energy_mae_per_atom") == {"MACE, without EFA": "1.00 ± 0.50"}
     assert cells(table, "force_mae") == {"MACE, without EFA": "10.0 ± 0.0"}
     assert cells(table, "num_parameters") == {"MACE, without EFA": "1,234"}
