@@ -64,14 +64,17 @@ def test_tiny_fine_tuning_goes_on_from_its_base(host, tmp_path):
     pytest.importorskip(hosts.PACKAGES[host])
     content = yaml.safe_load(TWO_ATOMS.read_text())
     content["variants"] = {label: content["variants"][label] for label in ("without EFA", "with EFA")}
-    of_all, of_two = tmp_path / "all.xyz", tmp_path / "two.xyz"
-    io.write(of_all, [pair(*numbers, r) for r in (1.0, 1.5, 2.0, 3.0) for numbers in ((1, 2), (1, 3), (2, 3))])
-    io.write(of_two, [pair(2, 3, r) for r in (1.0, 2.0, 4.0, 10.0)])
-    content["base"] = {"data": {"source": "files", "train": str(of_all)}}
+    for name, pairs, distances in (
+        ("all", ((1, 2), (1, 3), (2, 3)), (1.0, 1.5, 2.0, 3.0)),
+        ("train", ((2, 3),), (1.0, 2.0, 10.0)),
+        ("valid", ((2, 3),), (1.2, 1.7)),
+    ):
+        io.write(tmp_path / f"{name}.xyz", [pair(*numbers, r) for r in distances for numbers in pairs])
+    train, valid = str(tmp_path / "train.xyz"), str(tmp_path / "valid.xyz")
+    content["base"] = {"data": {"source": "files", "train": str(tmp_path / "all.xyz")}}
     scans = {"scan": {"x": "distance", "label": "distance"}}
-    content["data"] = {
-        "two": {"source": "files", "train": str(of_two), "test": {"test": str(of_two), "scan": str(of_two)}, "scans": scans}
-    }
+    test = {"test": valid, "scan": train}
+    content["data"] = {"two": {"source": "files", "train": train, "valid": valid, "test": test, "scans": scans}}
     content["literature"] = []
     content["training"]["lr"] = 1e-9  # so that it stays where it was
     path = tmp_path / "pairs.yaml"
