@@ -104,8 +104,16 @@ def parameters_of(model: nn.Module, layers: Mapping[str, LayerWithEFA]) -> dict[
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in ids}
 
 
-def freeze_others(model: nn.Module, layers: Mapping[str, LayerWithEFA]) -> None:
-    """Of all parameters only those of the blocks are trained."""
+def freeze_base(model: nn.Module, layers: Mapping[str, LayerWithEFA], freeze: bool) -> None:
+    """With `freeze`, of all parameters only those of the blocks are trained.
+
+    Raises:
+        EFAError: it is not a boolean: a word of a command line, say, which would count as true.
+    """
+    if not isinstance(freeze, bool):
+        raise EFAError(f"freeze_base must be true or false, got {freeze!r}.")
+    if not freeze:
+        return
     trained = {id(parameter) for parameter in parameters_of(model, layers).values()}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in trained)

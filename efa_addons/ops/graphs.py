@@ -53,10 +53,12 @@ def graph_sizes(batch: Tensor, num_graphs: int) -> Optional[List[int]]:
     if _static_shapes(batch):
         return None
     counts = atoms_per_graph(batch, num_graphs)
-    if not torch.jit.is_scripting() and transformed():
-        return [int(count.item()) for count in counts.unbind()]  # tolist cannot look into a transform before torch 2.6
-    sizes: List[int] = counts.tolist()
-    return sizes
+    if torch.jit.is_scripting():
+        sizes: List[int] = counts.tolist()
+        return sizes
+    else:
+        # within transforms one by one: tolist could not look into them in torch 2.5
+        return [int(count.item()) for count in counts.unbind()] if transformed() else counts.tolist()
 
 
 def _rank_in_graph(batch: Tensor, counts: Tensor) -> Tensor:

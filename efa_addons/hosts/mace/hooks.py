@@ -84,8 +84,8 @@ def _get_params_options(original: Callable) -> Callable:
             group["params"] = [p for p in group["params"] if id(p) not in ids]
         for parameter in new:
             parameter.requires_grad_(True)
-        if training.freeze_base:  # here, as conversions (cuEquivariance) come between building the model and this
-            base.freeze_others(model, efa_layers(model))
+        # here, as conversions (cuEquivariance) come between building the model and this
+        base.freeze_base(model, efa_layers(model), training.freeze_base)
         decay = args.weight_decay if training.weight_decay is None else training.weight_decay
         param_options["params"].append(
             {"name": "efa", "params": new, "weight_decay": decay, "lr": training.lr_factor * args.lr}

@@ -63,8 +63,6 @@ def InsertEFA(
     Raises:
         EFAError: an unknown option, or other settings than those of a model that has EFA.
     """
-    if not isinstance(freeze_base, bool):
-        raise EFAError(f"freeze_base must be true or false, got {freeze_base!r}.")
     inserted = _build(model)
     if has_efa(inserted):
         _refuse_others(inserted, efa, mode)
@@ -73,8 +71,7 @@ def InsertEFA(
             raise EFAError("efa is null, which keeps a base's EFA, and this base has none: give options, max_length at least.")
         config = _config(efa)
         inserted = insert_efa(inserted, config, seed=seed, mode=MODES[0] if mode is None else mode, inplace=True)
-    if freeze_base:
-        base.freeze_others(inserted, efa_layers(inserted))
+    base.freeze_base(inserted, efa_layers(inserted), freeze_base)
     return inserted
 
 

@@ -61,8 +61,7 @@ def InsertEFA(
         model = insert_efa(model, EFAConfig.from_dict(efa or {}), seed)
     if experiment:
         log.info(f"as in {path}, whatever the configuration says: {', '.join(sorted(experiment))}")
-    if freeze_base:
-        base.freeze_others(model, efa_layers(model))
+    base.freeze_base(model, efa_layers(model), freeze_base)
     representation_of(model).finetuning = Base.of(model, Path(path))
     return model
 

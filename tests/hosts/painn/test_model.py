@@ -231,6 +231,8 @@ def test_targets_refuse_what_they_do_not_know(tmp_path):
         InsertEFA(path, freez_base=True)
     with pytest.raises(EFAError, match="nowhere does not exist"):
         InsertEFA("nowhere")
+    with pytest.raises(EFAError, match="freeze_base must be true or false, got 'no'"):
+        InsertEFA(path, efa=EFA, freeze_base="no")
     frozen = InsertEFA(path, efa=EFA, freeze_base=True)
     assert {name for name, p in frozen.named_parameters() if p.requires_grad} == set(efa_parameters(frozen))
     tuned = insert_efa(load(path), EFAConfig.from_dict(EFA))
