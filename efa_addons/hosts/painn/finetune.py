@@ -18,12 +18,12 @@ from schnetpack.transform import (
     ScaleProperty,
     SkinNeighborList,
 )
-from schnetpack.utils import load_model
 from torch import Tensor, nn
 
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError, unknown_names
 from efa_addons.hosts import base
+from efa_addons.hosts.painn.files import load
 from efa_addons.hosts.painn.insert import efa_config, efa_layers, has_efa, insert_efa, representation_of
 
 log = logging.getLogger(__name__)
@@ -41,24 +41,26 @@ def InsertEFA(
 
     Args:
         path: a best_model.
-        efa: options of EFAConfig; null: the defaults, or what the base has.
+        efa: options of EFAConfig; null for a base that has EFA.
         freeze_base: train EFA alone.
         seed: of EFA's inner weights.
         experiment: what experiment files say about a model, all of it the base's already.
 
     Raises:
-        EFAError: no such file, an unknown option, or other EFA settings than those of the base.
+        EFAError: no such file or another kind of file, an unknown option, no EFA at all, or other EFA settings than those of the base.
     """
     unknown = [name for name in experiment if name not in OF_THE_BASE]
     if unknown:
         raise unknown_names("option of efa_finetune", unknown, ["path", "efa", "freeze_base", "seed", *OF_THE_BASE])
     if not Path(path).is_file():
         raise EFAError(f"model.path={path} does not exist: give the best_model of a run of spktrain, with its full path.")
-    model = load_model(path)
+    model = load(path)
     if has_efa(model):
         base.refuse_other_settings(efa or {}, efa_config(model))
+    elif efa is None:
+        raise EFAError("efa is null, which keeps a base's EFA, and this base has none: give options, or {} for the defaults.")
     else:
-        model = insert_efa(model, EFAConfig.from_dict(efa or {}), seed)
+        model = insert_efa(model, EFAConfig.from_dict(efa), seed)
     if experiment:
         log.info(f"as in {path}, whatever the configuration says: {', '.join(sorted(experiment))}")
     base.freeze_base(model, efa_layers(model), freeze_base)
