@@ -47,7 +47,7 @@ def InsertEFA(
         experiment: what experiment files say about a model, all of it the base's already.
 
     Raises:
-        EFAError: no such file or another kind of file, an unknown option, no EFA at all, or other EFA settings than those of the base.
+        EFAError: no such file or another kind of it, an unknown option, no EFA at all, or other EFA settings than the base's.
     """
     unknown = [name for name in experiment if name not in OF_THE_BASE]
     if unknown:
