@@ -62,9 +62,8 @@ def main() -> None:
     if device.index is not None:
         torch.cuda.set_device(device)  # where CUDA graphs are captured
     rows: list[Row] = []
-    failed: list[str] = []
     for section in args.only:
-        for row in _rows(section, device, args.quick, args.repeats, failed):
+        for row in _rows(section, device, args.quick, args.repeats):
             rows.append(row)
             print(_line(row), flush=True)
             write_rows(path, rows)
@@ -72,16 +71,16 @@ def main() -> None:
     path.with_suffix(".md").write_text(markdown(rows, heading))
     show_table(targets(rows))
     print(path)
+    failed = [row.case for row in rows if not row.contender]
     if failed:
         raise SystemExit(f"these sections were not run to their end: {', '.join(failed)}")
 
 
-def _rows(section: str, device: torch.device, quick: bool, repeats: int, failed: list[str]) -> Iterator[Row]:
-    """Those of a section; what goes wrong there is told, and the others are worth measuring."""
+def _rows(section: str, device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
+    """Those of a section; what ends it is a row without contender, and the other sections are worth measuring."""
     try:
         yield from SECTIONS[section](device, quick, repeats)
     except Exception as error:
-        failed.append(section)
         yield Row(section, "", "", status=in_a_line(error))
 
 

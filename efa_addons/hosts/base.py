@@ -73,6 +73,12 @@ def require_efa(model: nn.Module, has_efa: bool, purpose: str) -> None:
         raise EFAError(f"this {type(model).__name__} has no EFA{purpose and ' to ' + purpose}.")
 
 
+def require_settings(efa: Any) -> None:
+    """Raises where a base has no EFA, and options are missing: null, by which one that has EFA keeps it."""
+    if efa is None:
+        raise EFAError("efa is null, which keeps a base's EFA, and this base has none: give options of EFAConfig.")
+
+
 def refuse_other_settings(given: Mapping[str, Any], carried: EFAConfig) -> None:
     """A trained model's EFA is taken as it is: other settings would silently drop trained weights.
 

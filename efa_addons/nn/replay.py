@@ -313,7 +313,7 @@ _broken: list[torch.cuda.CUDAGraph] = []  # captures that were broken off: after
 
 def wanted() -> bool:
     """Whether blocks may be recorded at all: EFA_ADDONS_CUDA_GRAPHS is 1 (or not set), not 0, and torch is not for ROCm, where
-    graphs of matrix products are known to lose memory with every replay.
+    graphs of matrix products are reported to lose memory with every replay (ROCm/rocm-libraries#9505).
 
     Raises:
         EFAError: it is something else.

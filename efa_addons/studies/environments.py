@@ -51,8 +51,10 @@ def find(host: str, given: Mapping[str, Path] | None = None) -> Environment:
         found = _installed(host, given[host])
         if found is None:
             raise EFAError(f"{given[host]} has no {DISTRIBUTIONS[host]}: give the Python of an environment with {host}.")
+    elif here := _here(host):
+        return here  # which has imported what studies need
     else:
-        found = _here(host) or _installed(host, _of_tox(host)) or _made(host)
+        found = _installed(host, _of_tox(host)) or _made(host)
     _require_addons(found)
     return found
 

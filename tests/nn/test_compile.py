@@ -12,6 +12,8 @@ from efa_addons.ops.backends import backend
 pytestmark = pytest.mark.usefixtures("double")
 
 TRACED = (3, 1, 4, 2, 2)  # no two sizes alike: torch would take equal ones for the same symbol
+TELLS = hasattr(torch.compiler, "set_stance")  # of recompilations: from torch 2.6 on
+NUM_ATOMS = Dim("num_atoms", min=2, max=None if TELLS else 10_000)  # torch 2.5 exports nothing without an end
 OTHERS = [(2, 5), (40, 0, 1, 1, 2), (1,) * 9]
 COUPLED = {
     "tensor_integration": True, "ti_max_degree_sph": 1, "ti_parametrize_coupling_paths": True, "activation": "shifted_softplus",
@@ -83,8 +85,8 @@ def slow(*values):
 )
 def test_export(name, atoms, randomized):
     module = randomized(MODULES[name]())
-    eager, num_atoms = WithPointers(module), Dim("num_atoms", min=2, max=10_000)
-    dims = ({0: num_atoms}, {0: num_atoms}, {0: num_atoms}, {0: Dim("num_graphs_plus_1", min=3)})
+    eager = WithPointers(module)
+    dims = ({0: NUM_ATOMS}, {0: NUM_ATOMS}, {0: NUM_ATOMS}, {0: Dim("num_graphs_plus_1", min=3)})
     tensors = tuple(tensor.detach() for tensor in arguments(module, atoms, TRACED))
     exported = export(eager, tensors, dynamic_shapes=dims).module()
     for sizes in (TRACED, *OTHERS):
@@ -119,8 +121,8 @@ def test_operators_in_a_trace(name, atoms, randomized):
 @pytest.mark.parametrize("name", ["attention", slow("tensor integration")])
 def test_export_of_operators(name, atoms, randomized):
     module = randomized(MODULES[name]())
-    eager, num_atoms = WithPointers(module), Dim("num_atoms", min=2, max=10_000)
-    dims = ({0: num_atoms}, {0: num_atoms}, {0: num_atoms}, {0: Dim("num_graphs_plus_1", min=3)})
+    eager = WithPointers(module)
+    dims = ({0: NUM_ATOMS}, {0: NUM_ATOMS}, {0: NUM_ATOMS}, {0: Dim("num_graphs_plus_1", min=3)})
     tensors = tuple(tensor.detach() for tensor in arguments(module, atoms, TRACED))
     with backend("chunked"):
         exported = export(eager, tensors, dynamic_shapes=dims).module()
@@ -143,8 +145,8 @@ def test_compile_with_operators(compiler, atoms, randomized):
 @pytest.mark.slow
 def test_inductor_ahead_of_time_with_operators(atoms, randomized, tmp_path):
     module = randomized(MODULES["attention"]())
-    eager, num_atoms = WithPointers(module), Dim("num_atoms", min=2, max=10_000)
-    dims = ({0: num_atoms}, {0: num_atoms}, {0: num_atoms}, {0: Dim("num_graphs_plus_1", min=3)})
+    eager = WithPointers(module)
+    dims = ({0: NUM_ATOMS}, {0: NUM_ATOMS}, {0: NUM_ATOMS}, {0: Dim("num_graphs_plus_1", min=3)})
     tensors = tuple(tensor.detach() for tensor in arguments(module, atoms, TRACED))
     with torch.no_grad(), backend("chunked"):
         program = export(eager, tensors, dynamic_shapes=dims)
@@ -165,7 +167,7 @@ def test_inductor_ahead_of_time_with_operators(atoms, randomized, tmp_path):
         *(slow(name, "aot_eager") for name in MODULES),
     ],
 )
-@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="needs torch 2.6, which tells of recompilations")
+@pytest.mark.skipif(not TELLS, reason="needs torch 2.6, which tells of recompilations")
 def test_compile(name, compiler, atoms, randomized):
     torch.compiler.reset()
     module = randomized(MODULES[name]())

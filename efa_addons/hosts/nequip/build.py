@@ -67,8 +67,7 @@ def InsertEFA(
     if has_efa(inserted):
         _refuse_others(inserted, efa, mode)
     else:
-        if efa is None:
-            raise EFAError("efa is null, which keeps a base's EFA, and this base has none: give options, max_length at least.")
+        base.require_settings(efa)
         config = _config(efa)
         inserted = insert_efa(inserted, config, seed=seed, mode=MODES[0] if mode is None else mode, inplace=True)
     base.freeze_base(inserted, efa_layers(inserted), freeze_base)

@@ -52,6 +52,6 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
     for each in classes:
         known.update(inspect.signature(each).parameters)
         classes += each.__subclasses__()
-    unknown = set(options) - (known - {"params", "defaults"})
-    if unknown:
-        raise unknown_names("option of an optimizer", unknown, known - {"params", "defaults"})
+    known -= {"params", "defaults"}
+    if unknown := set(options) - known:
+        raise unknown_names("option of an optimizer", unknown, known)

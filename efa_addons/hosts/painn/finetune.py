@@ -57,9 +57,8 @@ def InsertEFA(
     model = load(path)
     if has_efa(model):
         base.refuse_other_settings(efa or {}, efa_config(model))
-    elif efa is None:
-        raise EFAError("efa is null, which keeps a base's EFA, and this base has none: give options, or {} for the defaults.")
     else:
+        base.require_settings(efa)
         model = insert_efa(model, EFAConfig.from_dict(efa), seed)
     if experiment:
         log.info(f"as in {path}, whatever the configuration says: {', '.join(sorted(experiment))}")

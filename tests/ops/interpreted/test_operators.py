@@ -17,6 +17,13 @@ OPERATORS = {
 }
 
 
+@pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="needs a later torch, which knows the tag")
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_inductor_captures_no_operator(operator):
+    """It would capture what the kernels keep for later calls."""
+    assert torch.Tag.cudagraph_unsafe in getattr(torch.ops.efa_addons, operator).default.tags
+
+
 @pytest.mark.parametrize("turned", [False, True], ids=["as they come", "turned"])
 @pytest.mark.parametrize("name", ["chunked", "triton"])
 @pytest.mark.parametrize("operator", OPERATORS)
