@@ -185,7 +185,7 @@ def _insert(args: argparse.Namespace) -> None:
     options.update({name: value for name, value in vars(args).items() if name in names})
     config = EFAConfig.from_dict(options)
     if config.needs_data:
-        config = _resolve(config, args.data)
+        config = _resolve(config, args.data, wants=[name for name, value in options.items() if value == AUTO])
     elif args.data is not None:
         print(f"{args.data}: not used, since no option is '{AUTO}'")
     model = host.insert_efa(_load(host, args), config, seed=args.seed)
@@ -209,16 +209,16 @@ def _options_in(path: Path, of_training: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in content.items() if name not in unused}
 
 
-def _resolve(config: EFAConfig, data: Path | None) -> EFAConfig:
-    """'auto' from a file of structures, or, for max_length, an announced default."""
+def _resolve(config: EFAConfig, data: Path | None, wants: Collection[str]) -> EFAConfig:
+    """'auto' from a file of structures, which those `wants` ask for; a max_length that was not given has a default, too."""
     if data is not None:
         structures = _structures(data)
         sizes = [len(atoms) for atoms in structures]
         batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
         largest = largest_distance(torch.cat([torch.as_tensor(atoms.positions) for atoms in structures]), batch)
         return config.resolve(largest, sum(sizes) / len(sizes))
-    if config.normalization == AUTO:
-        raise EFAError("normalization: auto needs structures to count atoms in: give --data FILE, or a number.")
+    if wants:
+        raise EFAError(f"{' and '.join(wants)}: auto is computed from structures: give --data FILE, or a number.")
     print(
         f"max_length: {DEFAULT_MAX_LENGTH} Å, since none was given; better is the largest distance you will compute "
         "(--max_length), or a file to take it from (--data)."

@@ -181,9 +181,10 @@ def _check(config: EFAConfig) -> None:
             raise EFAError(f"{name} must be a number or '{AUTO}', got '{value}'.")
         if not isinstance(value, str) and not (value > 0 and math.isfinite(value)):
             raise EFAError(f"{name} must be positive, got {value}.")
-    for name in ("max_frequency", "tolerance"):
-        if not (getattr(config, name) > 0 and math.isfinite(getattr(config, name))):
-            raise EFAError(f"{name} must be positive, got {getattr(config, name)}.")
+    if not (config.max_frequency > 0 and math.isfinite(config.max_frequency)):
+        raise EFAError(f"max_frequency must be positive, got {config.max_frequency}.")
+    if not 0 < config.tolerance < 1:
+        raise EFAError(f"tolerance must be positive and below 1, the largest value of the kernel, got {config.tolerance}.")
     if config.max_length_margin < 1:
         raise EFAError(f"max_length_margin must be 1 or more, got {config.max_length_margin}.")
     for name in ("num_features_v", "mlp_features", "num_features_qk"):

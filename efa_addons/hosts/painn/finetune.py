@@ -53,7 +53,7 @@ def InsertEFA(
     if unknown:
         raise unknown_names("option of efa_finetune", unknown, ["path", "efa", "freeze_base", "seed", *OF_THE_BASE])
     if not Path(path).is_file():
-        raise EFAError(f"model.path={path} does not exist: give the best_model of a run of spktrain, with its full path.")
+        raise EFAError(f"model.path={path} is no file: give the best_model of a run of spktrain, with its full path.")
     model = load(path)
     if has_efa(model):
         base.refuse_other_settings(efa or {}, efa_config(model))

@@ -72,7 +72,11 @@ def test_command_line_insert_and_strip(trained, workspace, ethanol, capsys):
     for arguments, message in (
         (["insert", "--host", "mace", str(stock), str(with_efa), "--max_length", "9"], "exists already"),
         (["insert", "--host", "mace", str(stock) + "x", str(without) + "x", "--max_length", "9"], "does not exist"),
-        (["insert", "--host", "mace", str(stock), str(without) + "x", "--normalization", "auto"], "give --data FILE"),
+        (
+            ["insert", "--host", "mace", str(stock), str(without) + "x", "--normalization", "auto"],
+            "normalization: auto is computed",
+        ),
+        (["insert", "--host", "mace", str(stock), str(without) + "x", "--max_length", "auto"], "max_length: auto is computed"),
         (["strip", "--host", "mace", str(stock), str(without) + "x"], "no EFA to take out"),
     ):
         assert main(arguments) == 2

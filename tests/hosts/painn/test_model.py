@@ -229,7 +229,7 @@ def test_targets_refuse_what_they_do_not_know(tmp_path):
     path = base_model(tmp_path)
     with pytest.raises(EFAError, match="unknown option of efa_finetune 'freez_base' .did you mean 'freeze_base'"):
         InsertEFA(path, freez_base=True)
-    with pytest.raises(EFAError, match="nowhere does not exist"):
+    with pytest.raises(EFAError, match="nowhere is no file"):
         InsertEFA("nowhere")
     with pytest.raises(EFAError, match="efa is null, which keeps a base's EFA, and this base has none"):
         InsertEFA(path)
