@@ -88,8 +88,11 @@ class Kind(NamedTuple):
         return what + (" with harmonics" if self.mixed else "")
 
 
-def kernels(kind: Kind) -> ModuleType | None:
+def kernels(kind: Kind, num_features: int = 0) -> ModuleType | None:
     """`ops.triton_waves` where its kernels take a call of this kind, otherwise none. Imports triton only then.
+
+    Args:
+        num_features: channels times atoms of a block.
 
     Raises:
         EFAError: triton is asked for, and cannot serve.
@@ -97,12 +100,24 @@ def kernels(kind: Kind) -> ModuleType | None:
     if imagined():
         return None  # kernels read memory
     if _chosen == "triton":
-        reason = why_not_triton(kind.device, kind.dtype)
+        reason = why_not_triton(kind.device, kind.dtype) or _too_many(num_features)
         if reason:
             raise EFAError(f"{VARIABLE}=triton cannot serve this call: {reason}; leave it at auto, or take chunked.")
-    elif _chosen != "auto" or kind.device.type not in _AUTO_ON or why_not_triton(kind.device, kind.dtype) or distrusted(kind):
+    elif (
+        _chosen != "auto"
+        or kind.device.type not in _AUTO_ON
+        or why_not_triton(kind.device, kind.dtype)
+        or _too_many(num_features)
+        or distrusted(kind)
+    ):
         return None
     return importlib.import_module(_KERNELS)
+
+
+def _too_many(num_features: int) -> str:
+    if num_features < 2**31:
+        return ""
+    return f"its kernels count channels times atoms in 32 bits, and there are {num_features:.1e}"
 
 
 _found: dict[tuple[Kind, str], str] = {}  # what is wrong with the kernels of a kind in a precision, or nothing

@@ -36,7 +36,7 @@ def partials(
             missing where only its derivative is needed, state likewise.
     """
     kind = Kind(x.device, x.dtype, second=False, mixed=waves.weights is not None)
-    faster = kernels(kind)
+    faster = kernels(kind, x.shape[2] * x.shape[3])
     if faster is not None:
         with giving_up(kind):
             return faster.partials(x, y, r, frequencies, state, waves, needed)
@@ -61,7 +61,7 @@ def second_partials(
         others: as in `partials`.
     """
     kind = Kind(x.device, x.dtype, second=True, mixed=waves.weights is not None)
-    faster = kernels(kind)
+    faster = kernels(kind, x.shape[2] * x.shape[3])
     if faster is not None:
         with giving_up(kind):
             return faster.second_partials(x, y, r, frequencies, state, waves, along, needed)

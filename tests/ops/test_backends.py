@@ -5,6 +5,7 @@ import importlib.util
 import subprocess
 import sys
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from efa_addons import EFAError, EFAWarning
 from efa_addons.cli import main
-from efa_addons.ops import backends
+from efa_addons.ops import backends, parts, waves
 from efa_addons.ops.backends import Kind, backend, kernels, precision, served_by, why_not_triton
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -59,6 +60,20 @@ def test_auto(on_a_gpu, installed):
     assert on_a_gpu == [kind]
     installed(False)
     assert served_by(CUDA, SINGLE) == ("chunked", "the package triton is not installed") and kernels(kind) is None
+
+
+def test_structures_too_large_for_the_kernels(on_a_gpu, monkeypatch):
+    kind = Kind(CUDA, SINGLE, False, False)
+    assert kernels(kind, 2**31 - 1) and kernels(kind, 2**31) is None
+    with backend("triton"), pytest.raises(EFAError, match="channels times atoms in 32 bits, and there are 2.1e.09; leave it"):
+        kernels(kind, 2**31)
+    asked: list[int] = []
+    monkeypatch.setattr(waves, "kernels", lambda kind, num_features: asked.append(num_features))
+    x, described = torch.zeros(1).expand(2, 3, 2**11, 2**20), SimpleNamespace(weights=None)
+    for name, along in (("partials", []), ("second_partials", [()])):
+        monkeypatch.setattr(parts, name, lambda *_: "by torch")
+        assert getattr(waves, name)(x, None, x, x, None, described, *along, [True] * 5) == "by torch"
+    assert asked == [2**31, 2**31]
 
 
 def test_auto_where_the_check_finds_them_wrong(on_a_gpu, monkeypatch):
