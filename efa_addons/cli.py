@@ -24,6 +24,7 @@ from efa_addons.studies.hosts import PACKAGES
 from efa_addons.version import __version__
 
 DEFAULT_MAX_LENGTH = 20.0  # Å
+_OPTIONS = {field.name for field in dataclasses.fields(EFAConfig)}
 Verbs = Any  # the object argparse.add_subparsers returns
 
 
@@ -181,8 +182,7 @@ def _add_doctor(verbs: Verbs) -> None:
 def _insert(args: argparse.Namespace) -> None:
     host = _host(args)
     options = {} if args.config is None else _options_in(args.config, getattr(host, "TRAINING_OPTIONS", ()))
-    names = {field.name for field in dataclasses.fields(EFAConfig)}
-    options.update({name: value for name, value in vars(args).items() if name in names})
+    options.update({name: value for name, value in vars(args).items() if name in _OPTIONS})
     config = EFAConfig.from_dict(options)
     if config.needs_data:
         config = _resolve(config, args.data, wants=[name for name, value in options.items() if value == AUTO])
@@ -200,7 +200,9 @@ def _options_in(path: Path, of_training: Collection[str]) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeError) as error:
         raise EFAError(f"{path} is no YAML file ({' '.join(str(error).split())}).") from error
     if isinstance(content, dict) and "efa" in content:
-        content = {} if content["efa"] is True else content["efa"]
+        content = {} if content["efa"] is True or content["efa"] is None else content["efa"]
+    elif isinstance(content, dict) and content and not any(name in content for name in (*_OPTIONS, *of_training)):
+        raise EFAError(f"{path} has no section 'efa:', and no option of EFA at its top.")
     if not isinstance(content, dict):
         raise EFAError(f"{path} must hold a mapping of EFA options, flat or under 'efa:', or 'efa: true', got {content!r}.")
     unused = [name for name in content if name in of_training]

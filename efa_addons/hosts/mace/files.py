@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -21,7 +22,11 @@ def load(path: Path | str) -> nn.Module:
     portable = read_portable(path, "mace")
     if portable is not None:
         return from_portable(portable)
-    model = torch.load(path, map_location="cpu", weights_only=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* looks like a TorchScript archive")  # which the error below says better
+        model = torch.load(path, map_location="cpu", weights_only=False)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise EFAError(f"{path} is a compiled model: give the .model file it was made from.")
     if not isinstance(model, nn.Module):
         raise EFAError(f"{path} holds a {type(model).__name__}, not a model: give a .model file (checkpoints hold no model).")
     return model

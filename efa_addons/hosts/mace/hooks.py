@@ -13,7 +13,7 @@ import glob
 import inspect
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,12 @@ from mace.cli import (
     convert_e3nn_oeq,
     convert_oeq_e3nn,
     create_lammps_model,
+    visualise_train,
 )
 from mace.modules import lora
 from mace.tools import model_script_utils, scripts_utils
 from mace.tools.checkpoint import CheckpointBuilder
+from mace.tools.multihead_tools import HeadConfig
 from mace.tools.utils import get_tag
 
 from efa_addons.config import EFAConfig
@@ -50,11 +52,18 @@ def _configure_model(original: Callable) -> Callable:
     @functools.wraps(original)
     def configure_model(args, train_loader, atomic_energies, model_foundation=None, *rest, **options):
         wanted: EFAConfig | None = getattr(args, "efa_config", None)
+        given = getattr(args, "efa_given", {})
         carried = model_foundation is not None and has_efa(model_foundation)
+        if carried and given is None:
+            raise EFAError(
+                "the foundation model has EFA, which false for efa does not take out: `efa-addons strip` gives one without it."
+            )
+        if carried or wanted is not None:
+            _refuse_periodic_structures([*rest, *options.values()])
         stock_foundation = strip_efa(model_foundation) if carried else model_foundation
         model, output_args = original(args, train_loader, atomic_energies, stock_foundation, *rest, **options)
         if carried:
-            base.refuse_other_settings(getattr(args, "efa_given", {}), efa_config(model_foundation))
+            base.refuse_other_settings(given, efa_config(model_foundation))
             model = graft_from(model, model_foundation)
         elif wanted is not None:
             model = insert_efa(model, resolve_from(wanted, train_loader.dataset), seed=args.seed)
@@ -87,12 +96,29 @@ def _get_params_options(original: Callable) -> Callable:
         # here, as conversions (cuEquivariance) come between building the model and this
         base.freeze_base(model, efa_layers(model), training.freeze_base)
         decay = args.weight_decay if training.weight_decay is None else training.weight_decay
+        if getattr(args, "lbfgs", False) and (training.lr_factor != 1 or training.weight_decay is not None):
+            logging.warning("LBFGS knows one learning rate and no weight decay: EFA's lr_factor and weight_decay are not used.")
         param_options["params"].append(
             {"name": "efa", "params": new, "weight_decay": decay, "lr": training.lr_factor * args.lr}
         )
         return param_options
 
     return get_params_options
+
+
+def _model_inference(original: Callable) -> Callable:
+    """What is frozen stays so: for a plot in training MACE freezes all parameters, and then trains all of them."""
+
+    @functools.wraps(original)
+    def model_inference(all_data_loaders, model, *rest, **options):
+        trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        results = original(all_data_loaders, model, *rest, **options)
+        if has_efa(getattr(model, "module", model)) and any(of_training for _, of_training in trained):
+            for parameter, of_training in trained:
+                parameter.requires_grad_(of_training)
+        return results
+
+    return model_inference
 
 
 def _get_swa(original: Callable) -> Callable:
@@ -206,6 +232,7 @@ _CONVERTERS = (convert_e3nn_cueq, convert_cueq_e3nn, convert_e3nn_oeq, convert_o
 _FUNCTIONS = (
     (model_script_utils.configure_model, _configure_model),
     (scripts_utils.get_params_options, _get_params_options),
+    (visualise_train.model_inference, _model_inference),
     (scripts_utils.get_swa, _get_swa),
     (scripts_utils.setup_wandb, _setup_wandb),
     (scripts_utils.remove_pt_head, _rebuild),
@@ -232,6 +259,20 @@ def install() -> None:
                     setattr(module, name, wrapped)
     for owner, name, wrap in _METHODS:
         setattr(owner, name, wrap(getattr(owner, name)))
+
+
+def _refuse_periodic_structures(arguments: Sequence[Any]) -> None:
+    """Of all sets that MACE has in memory, among them those of the final test, before it trains."""
+    for head in (each for value in arguments if isinstance(value, list) for each in value if isinstance(each, HeadConfig)):
+        if head.collections is None:
+            continue
+        sets = (("training set", head.collections.train), ("validation set", head.collections.valid))
+        for name, structures in (*sets, *((f"test set {name}", structures) for name, structures in head.collections.tests)):
+            for i, structure in enumerate(structures):
+                refuse_periodic(
+                    None if structure.pbc is None else torch.tensor(structure.pbc),
+                    f"structure {i} of the {name} ({head.head_name})",
+                )
 
 
 def resolve_from(config: EFAConfig, dataset: Any) -> EFAConfig:
@@ -265,6 +306,8 @@ def _refuse_other_checkpoints(args: Any, model: torch.nn.Module) -> None:
     for path in Path(args.checkpoints_dir).glob(f"{glob.escape(tag)}_epoch-*.pt"):
         try:
             saved = torch.load(path, map_location="cpu", weights_only=False, mmap=True).get("efa_config") or {}
+            if saved:  # by an earlier version, perhaps, without options that this one has
+                saved = {**EFAConfig().to_dict(), **saved}
         except Exception as error:  # what a run that was killed has left; MACE goes without it, or says what is wrong
             logging.warning(f"{path} cannot be read, nor whether its EFA is that of this run ({type(error).__name__}: {error})")
             continue

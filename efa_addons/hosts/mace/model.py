@@ -77,8 +77,8 @@ class MACEEFA(nn.Module):
 
 
 def refuse_what_efa_cannot_serve(data: Dict[str, Tensor], per_edge: bool) -> None:
-    """Periodic structures, by their pbc flag or, where LAMMPS gives none, by edges to periodic images; ghost atoms; and outputs
-    that MACE sums up from derivatives by edges, in which EFA has no part."""
+    """Periodic structures, by their pbc flag or, where there is none (from LAMMPS, say), by edges to periodic images; ghost
+    atoms; and outputs that MACE sums up from derivatives by edges, in which EFA has no part."""
     if per_edge:
         raise EFAError(
             "atomic stresses, atomic virials and edge forces (compute_atomic_stresses, compute_edge_forces) are sums over "
@@ -86,10 +86,10 @@ def refuse_what_efa_cannot_serve(data: Dict[str, Tensor], per_edge: bool) -> Non
         )
     if "pbc" in data:
         refuse_periodic(data["pbc"])
-    if "local_or_ghost" in data:
-        if not bool(data["local_or_ghost"].all().item()):
-            raise EFAError(
-                "EFA got ghost atoms, and would attend to them as to atoms: run LAMMPS on one rank with "
-                "'pair_style mace no_domain_decomposition'."
-            )
+    else:
         refuse_periodic(data["shifts"] != 0, "an edge to a periodic image")
+    if "local_or_ghost" in data and not bool(data["local_or_ghost"].all().item()):
+        raise EFAError(
+            "EFA got ghost atoms, and would attend to them as to atoms: run LAMMPS on one rank with "
+            "'pair_style mace no_domain_decomposition'."
+        )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,11 +70,11 @@ def _as_yaml(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
 
 
-def take_section(argv: list[str]) -> tuple[list[str], Any]:
+def take_section(argv: list[str], folder: Path) -> tuple[list[str], Any]:
     """Cuts the section `efa:` out of the YAML file that `--config` names.
 
-    MACE's own parser knows flat keys only. Returns the arguments, with a temporary file in place of one that had the section,
-    and the section (None without one).
+    MACE's own parser knows flat keys only, and no lists in them. Returns the arguments, with a file in `folder` in place of one
+    that had the section or lists, and the section (None without one).
     """
     argv, section = list(argv), None
     for i, argument in enumerate(argv):
@@ -88,19 +88,21 @@ def take_section(argv: list[str]) -> tuple[list[str], Any]:
         if not isinstance(content, Mapping):
             continue
         refuse_unknown([f"--{key}" for key in content if key != "efa"])
-        if "efa" not in content:
+        rest = {key: entry for key, entry in content.items() if key != "efa"}
+        rest |= {key: json.dumps(entry) for key, entry in rest.items() if key.startswith("efa_") and isinstance(entry, list)}
+        if rest == content:
             continue
-        section = {} if content["efa"] is None else content["efa"]  # all its options commented out, say: it is there
-        with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="efa_addons_", delete=False) as rest:
-            # heads are numbered in their order
-            yaml.safe_dump({key: entry for key, entry in content.items() if key != "efa"}, rest, sort_keys=False)
-        argv[i : i + (1 if equals else 2)] = ["--config", rest.name]
+        if "efa" in content:
+            section = {} if content["efa"] is None else content["efa"]  # all its options commented out, say: it is there
+        place = folder / path.name
+        place.write_text(yaml.safe_dump(rest, sort_keys=False), encoding="utf-8")  # heads are numbered in their order
+        argv[i : i + (1 if equals else 2)] = ["--config", str(place)]
     return argv, section
 
 
-def options_from(args: argparse.Namespace, section: Any) -> tuple[EFAConfig | None, TrainingOptions, dict[str, Any]]:
+def options_from(args: argparse.Namespace, section: Any) -> tuple[EFAConfig | None, TrainingOptions, dict[str, Any] | None]:
     """EFAConfig (None: EFA is off) and TrainingOptions from the flags and the YAML section, and which options of EFAConfig were
-    given there; flags win.
+    given there (None: false was); flags win.
 
     EFA is on when `--efa`, any `--efa_…` flag or the section is given, unless `--efa false` or `efa: false` says otherwise.
     """
@@ -120,8 +122,10 @@ def options_from(args: argparse.Namespace, section: Any) -> tuple[EFAConfig | No
     training = TrainingOptions(**{name: v for name, v in given.items() if name in TRAINING_OPTIONS})
     given_of_efa = {name: v for name, v in given.items() if name in of_efa}
     config = EFAConfig(**{**_DEFAULTS, **given_of_efa})
-    if switch is None:
-        switch = section if isinstance(section, bool) else (section is not None or bool(given))
+    if switch is None and isinstance(section, bool):
+        switch = section
+    if switch is None and (section is not None or given):
+        switch = True
     if given and not switch:
         print(f"EFA is switched off, and its options are not used: {', '.join(given)}", file=sys.stderr)  # MACE logs later
-    return (config if switch else None), training, (given_of_efa if switch else {})
+    return (config if switch else None), training, (None if switch is False else given_of_efa)

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from mace import tools
@@ -22,9 +23,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = tools.build_default_arg_parser()
     add_flags(parser)
     try:
-        argv, section = take_section(sys.argv[1:] if argv is None else argv)
-        refuse_unknown(argv)
-        args = parser.parse_args(argv)
+        with tempfile.TemporaryDirectory(prefix="efa_addons_") as folder:
+            argv, section = take_section(sys.argv[1:] if argv is None else argv, Path(folder))
+            refuse_unknown(argv)
+            args = parser.parse_args(argv)
         config, training, given = options_from(args, section)
         _refuse_portable(args)
     except EFAError as error:
@@ -58,7 +60,7 @@ def _write_portable(args: argparse.Namespace) -> None:
         if has_efa(model):
             try:
                 save(model, portable)
-            except EFAError as error:
+            except Exception as error:  # of what MACE builds from its own description, too
                 logging.warning(f"{path} was not written in the portable format: {error}")
         elif portable.exists():
             logging.warning(f"{path} has no EFA: {portable} beside it is of an earlier run.")

@@ -53,6 +53,12 @@ def test_torchscript_equals_eager(stock_model, ethanol, layers):
     ethanol.pbc = True
     with pytest.raises(torch.jit.Error, match="periodic"):
         scripted(batch_of(model, ethanol))
+    ethanol.cell = [4.0, 4.0, 4.0]
+    told_by_edges = batch_of(model, ethanol)
+    del told_by_edges["pbc"]
+    for each in (model, scripted):
+        with pytest.raises((EFAError, torch.jit.Error), match="periodic structure .an edge to a periodic image"):
+            each(dict(told_by_edges))
 
 
 def test_command_line_insert_and_strip(trained, workspace, ethanol, capsys):
@@ -115,15 +121,19 @@ def test_insert_takes_the_options_of_a_training_configuration(trained, workspace
     assert config.normalization == len(ethanol) and config.max_degree_qk == 0
 
     options = tmp_path / "efa.yaml"
-    options.write_text("name: run\nefa: true\n")
-    assert main([*insert, str(options), stock, str(tmp_path / "defaults.model")]) == 0
-    config = efa_config(load(tmp_path / "defaults.model"))
-    assert config == EFAConfig(max_length=config.max_length) and config.max_length < 7
+    for value in ("true", ""):  # nothing: all options commented out, say
+        options.write_text(f"name: run\nefa: {value}\n")
+        assert main([*insert, str(options), stock, str(tmp_path / f"defaults{value}.model")]) == 0
+        config = efa_config(load(tmp_path / f"defaults{value}.model"))
+        assert config == EFAConfig(max_length=config.max_length) and config.max_length < 7
 
     for section, message in (("{lr_facto: 2}", "unknown EFA option"), ("false", "got False"), ("[9]", "got [9]")):
         options.write_text(f"efa: {section}\n")
         assert main([*insert, str(options), stock, str(tmp_path / "refused.model")]) == 2
         assert message in capsys.readouterr().err
+    options.write_text("name: run\nr_max: 5\n")
+    assert main([*insert, str(options), stock, str(tmp_path / "refused.model")]) == 2
+    assert "has no section 'efa:', and no option of EFA at its top" in capsys.readouterr().err
     assert not (tmp_path / "refused.model").exists()
 
 
@@ -131,6 +141,8 @@ def test_a_compiled_model_is_refused_by_name(trained):
     folder = trained("efa_float64", "--efa", *SMALL)
     with pytest.raises(EFAError, match="give the .model file"):
         insert_efa(torch.jit.load(folder / "efa_float64_compiled.model"), EFAConfig(max_length=3.0))
+    with pytest.raises(EFAError, match="efa_float64_compiled.model is a compiled model: give the .model file"):
+        load(folder / "efa_float64_compiled.model")
 
 
 def test_what_would_lose_efa_is_refused(stock_model):

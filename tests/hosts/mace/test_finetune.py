@@ -79,6 +79,8 @@ def test_other_settings_than_the_foundation_models_are_refused(trained, workspac
     for given in ("8", "16"):  # 16 is the default of the option
         with pytest.raises(EFAError, match=f"num_features_qk: {given} .the model has 4."):
             trained(f"refused_{given}", *flags, "--efa_num_features_qk", given)
+    with pytest.raises(EFAError, match="has EFA, which false for efa does not take out: `efa-addons strip`"):
+        trained("refused_off", *flags, "--efa", "false")
 
 
 def test_a_portable_file_as_foundation(trained):

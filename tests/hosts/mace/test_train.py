@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
+import ase.io
 import pytest
 import torch
 import yaml
@@ -13,9 +15,10 @@ from mace.calculators import MACECalculator
 from mace_support import SMALL, losses
 
 from efa_addons import EFAConfig, EFAError
+from efa_addons.hosts import base
 from efa_addons.hosts.mace import efa_config, has_efa, insert_efa, load, train
 from efa_addons.hosts.mace.hooks import resolve_from
-from efa_addons.hosts.mace.insert import efa_parameters
+from efa_addons.hosts.mace.insert import efa_layers, efa_parameters
 from efa_addons.hosts.mace.options import TrainingOptions, add_flags, options_from, take_section
 from efa_addons.ops.backends import backend
 
@@ -94,6 +97,43 @@ def test_freezing_the_base(trained, stock_model):
     assert all(torch.equal(p, dict(again.named_parameters())[name]) for name, p in kept.items())
 
 
+@pytest.mark.parametrize("with_efa", [True, False])
+def test_plots_in_training_leave_frozen_what_is(stock_model, with_efa):
+    from mace.cli import visualise_train
+
+    model = insert_efa(stock_model, EFAConfig(max_length=8.0)) if with_efa else deepcopy(stock_model)
+    base.freeze_base(model, efa_layers(model), True)
+    before = [parameter.requires_grad for parameter in model.parameters()]
+    visualise_train.model_inference({}, model, {}, "cpu")  # of no data: it freezes and unfreezes all the same
+    after = [parameter.requires_grad for parameter in model.parameters()]
+    assert after == before if with_efa else all(after)  # without EFA it is MACE's own
+
+
+def test_periodic_structures_are_named_before_training(trained, workspace, ethanol):
+    atoms = ethanol.copy()
+    atoms.info["REF_energy"], atoms.cell, atoms.pbc = 0.0, [30.0, 30.0, 30.0], True
+    ase.io.write(workspace / "periodic.xyz", [ethanol, atoms, *[ethanol] * 4])
+    flags = ("--efa", "--efa_max_length", "8", "--efa_normalization", "1", *SMALL)
+    for i, (option, name) in enumerate((("train", "training"), ("valid", "validation"), ("test", "test"))):
+        with pytest.raises(EFAError, match=rf"periodic structure \(structure 1 of the {name} set"):
+            others = ("--valid_file", str(workspace / "train.xyz"))
+            trained(f"periodic_{i}", *flags, *others, f"--{option}_file", str(workspace / "periodic.xyz"))
+        assert not list((workspace / f"periodic_{i}").rglob("*.pt"))
+
+
+def test_lbfgs_says_what_it_does_not_take(stock_model, caplog):
+    from mace.tools import scripts_utils
+
+    args = tools.build_default_arg_parser().parse_args(["--name", "x", "--lbfgs"])
+    model = insert_efa(stock_model, EFAConfig(max_length=8.0))
+    args.efa_training = TrainingOptions()
+    scripts_utils.get_params_options(args, model)
+    assert not caplog.records
+    args.efa_training = TrainingOptions(weight_decay=0.0)
+    scripts_utils.get_params_options(args, model)
+    assert "LBFGS knows one learning rate and no weight decay" in caplog.text
+
+
 def test_parameter_group_of_its_own(stock_model):
     from mace.tools import scripts_utils
 
@@ -124,7 +164,8 @@ def test_switching_on_and_off(capsys):
         {"max_length": 3.0},
     )
     assert "EFA is switched off, and its options are not used: max_length" in capsys.readouterr().err
-    assert options("--efa_layers", "null")[2] == {"layers": None} and options("--efa", "false", "--efa_layers", "null")[2] == {}
+    assert options("--efa_layers", "null")[2] == {"layers": None} and options("--efa")[2] == options()[2] == {}
+    assert options("--efa", "false", "--efa_layers", "null")[2] is options(section=False)[2] is None
     assert options("--efa_max_length", "4", section={"max_length": 3.0})[0] == EFAConfig(max_length=4.0, **auto)
 
 
@@ -148,26 +189,30 @@ def test_bad_options_are_errors():
 
 def test_the_section_is_cut_out_of_the_file(tmp_path):
     config = tmp_path / "run.yaml"
+    (tmp_path / "rest").mkdir()
     config.write_text("name: x\nefa: {max_length: 3}\n")
     for spelling in (["--config", str(config)], [f"--config={config}"]):
-        argv, section = take_section(["--seed", "1", *spelling, "--lr", "2"])
+        argv, section = take_section(["--seed", "1", *spelling, "--lr", "2"], tmp_path / "rest")
         assert section == {"max_length": 3}
         assert argv[:3] == ["--seed", "1", "--config"] and argv[4:] == ["--lr", "2"]
         assert yaml.safe_load(Path(argv[3]).read_text()) == {"name": "x"}
     config.write_text("efa:\n  # max_length: auto\nheads: {zeta: {}, alpha: {}}\n")
-    argv, section = take_section(["--config", str(config)])
+    argv, section = take_section(["--config", str(config)], tmp_path / "rest")
     assert section == {}  # there, with all its options commented out
     assert list(yaml.safe_load(Path(argv[1]).read_text())["heads"]) == ["zeta", "alpha"]  # numbered in this order
+    config.write_text("efa_layers: [0, 1]\nlr: 1\n")  # flat, which MACE's parser reads, but for lists
+    argv, section = take_section(["--config", str(config)], tmp_path / "rest")
+    assert section is None and yaml.safe_load(Path(argv[1]).read_text()) == {"efa_layers": "[0, 1]", "lr": 1}
     config.write_text("name: x\nefa_max_lenght: 3\n")
     with pytest.raises(EFAError, match="unknown EFA flag '--efa_max_lenght' .did you mean '--efa_max_length'"):
-        take_section(["--config", str(config)])
+        take_section(["--config", str(config)], tmp_path / "rest")
     config.write_text("name: x\n")
-    assert take_section(["--config", str(config)]) == (["--config", str(config)], None)
+    assert take_section(["--config", str(config)], tmp_path / "rest") == (["--config", str(config)], None)
 
 
-def test_shipped_config_is_read_by_the_parser(request):
+def test_shipped_config_is_read_by_the_parser(request, tmp_path):
     path = request.config.rootpath / "configs" / "mace" / "efa.yaml"
-    argv, section = take_section(["--config", str(path)])
+    argv, section = take_section(["--config", str(path)], tmp_path)
     parser = tools.build_default_arg_parser()
     add_flags(parser)
     config, *_ = options_from(parser.parse_args(argv), section)
