@@ -48,8 +48,10 @@ class EFAConfig:
     lebedev_num: int | None = _option(None, "number of Lebedev points; given, it overrides tolerance")
     frequencies_trainable: bool = _option(False, "train the frequencies (they may outgrow the grid; a warning says so)")
     parametrized: bool = _option(True, "learned projections to q, k and v; false: the features themselves")
-    num_features_qk: int | None = _option(16, "features of q and k, an even number; null: those of the layer")
-    num_features_v: int | None = _option(16, "features of v; null: those of the layer")
+    num_features_qk: int | None = _option(
+        16, "features of q and k, an even number; null or not parametrized: those of the layer"
+    )
+    num_features_v: int | None = _option(16, "features of v; null or not parametrized: those of the layer")
     max_degree_qk: int | None = _option(0, "highest degree in q and k (capped at the layer's); null: the layer's")
     max_degree_v: int | None = _option(None, "highest degree in v (capped at the layer's); null: the layer's")
     include_pseudotensors_qk: bool | None = _option(None, "pseudotensors in q and k; null: as in the layer")

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from efa_addons.errors import EFAError
+from efa_addons.ops.tracing import transformed
 
 _group: Any = None
 _spread = False
@@ -68,7 +69,13 @@ def over_ranks(x: Tensor) -> Tensor:
 
 @torch.jit.unused
 def _sum(x: Tensor) -> Tensor:
-    return _Sum.apply(x, _group) if _spread else x
+    if not _spread:
+        return x
+    if transformed():
+        raise EFAError(
+            "transforms of torch.func do not reach over ranks: leave atoms_spread, or differentiate with torch.autograd."
+        )
+    return _Sum.apply(x, _group)
 
 
 class _Sum(torch.autograd.Function):

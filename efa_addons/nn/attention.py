@@ -45,6 +45,11 @@ def _change_type(kind: FeatureType, max_degree: int | None, pseudotensors: bool 
     )
 
 
+def _reach(positions: Tensor) -> Tensor:
+    """Of the atom farthest from the centre, Å."""
+    return positions.norm(dim=1).max()
+
+
 def _at_least_single(x: Tensor) -> torch.dtype:
     """The dtype of x, but no half precision, which holds a position of 10 Å to 0.01 to 0.06 Å."""
     return x.dtype if x.dtype == torch.float64 else torch.float32
@@ -130,6 +135,8 @@ class EuclideanFastAttention(nn.Module):
         for name, value in (("max_length", max_length), ("max_frequency", max_frequency), ("normalization", normalization)):
             if isinstance(value, str) or not (value > 0 and math.isfinite(value)):
                 raise EFAError(f"{name} must be a positive number, got {value!r}.")
+        if not 0 < tolerance < 1:
+            raise EFAError(f"tolerance must be positive and below 1, the largest value of the kernel, got {tolerance}.")
         least = {"num_features": 1, "num_features_v": 1, "max_degree": 0, "ti_max_degree_sph": 0, "ti_max_degree": 0}
         given = (num_features, num_features_v, max_degree, ti_max_degree_sph, ti_max_degree)
         for name, number in zip(least, given, strict=True):
@@ -151,10 +158,10 @@ class EuclideanFastAttention(nn.Module):
         features_qk = num_features if num_features_qk is None else num_features_qk
         features_v = num_features if num_features_v is None else num_features_v
         if features_qk % 2 or features_qk < 2:
-            raise EFAError(
-                f"q and k need an even number of features (they rotate in pairs), got {features_qk}; "
-                "set num_features_qk to an even number."
+            way_out = (
+                "set num_features_qk to an even number" if parametrized else "give an even num_features, or parametrized=True"
             )
+            raise EFAError(f"q and k need an even number of features (they rotate in pairs), got {features_qk}; {way_out}.")
         if method not in METHODS:
             raise unknown_names("method", [method], METHODS)
         if method == "pairwise" and lebedev_num is not None:
@@ -237,6 +244,8 @@ class EuclideanFastAttention(nn.Module):
                 f"ti_degree_scaling_constants must have one constant for each degree 0 to {degree_sph} "
                 f"(ti_max_degree_sph), got {len(constants)}: {constants}."
             )
+        if not all(math.isfinite(constant) for constant in constants):
+            raise EFAError(f"ti_degree_scaling_constants must be finite, got {constants}.")
         self.max_degree_sph = degree_sph
         self.degree_constants = [float(constant) for constant in constants]
 
@@ -429,8 +438,14 @@ class EuclideanFastAttention(nn.Module):
     @torch.jit.unused
     def _width(self, positions: Tensor, batch: Tensor, num_graphs: int) -> float:
         """Of the widest structure, Å, where it may be beyond max_length; on a GPU of an earlier call, or 0."""
+        apart = spread()  # of the centre, where others hold the rest
         if positions.device.type != "cpu":
-            return late(self, "width", _EVERY)(positions.device, lambda: width(positions, batch, num_graphs)) or 0.0
-        if 2 * positions.norm(dim=1).max() > self.max_length:
+            measured = late(self, "width", _EVERY)
+            return (
+                measured(positions.device, lambda: _reach(positions) if apart else width(positions, batch, num_graphs)) or 0.0
+            )
+        if apart:
+            return _reach(positions).item()
+        if 2 * _reach(positions) > self.max_length:
             return largest_distance(positions, batch, exact_up_to=256)
         return 0.0

@@ -16,6 +16,7 @@ from efa_addons.nn.attention import EuclideanFastAttention
 from efa_addons.nn.features import Dense, FeatureType, Irrep, Select, components_of
 from efa_addons.nn.layouts import Pack, Unpack, feature_type
 from efa_addons.nn.replay import replayed
+from efa_addons.ops.activations import gate
 from efa_addons.version import __version__
 
 
@@ -49,14 +50,9 @@ class EFABlock(nn.Module):
             )
         self.irreps_in, self.irreps_out, self.layout = str(irreps_in), str(irreps_out), layout
         self.config, self.version = config.to_dict(), __version__  # see __setstate__
-        if (0, 1) not in [(ir.l, ir.p) for _, ir in Irreps(irreps_out)]:
+        if (0, 1) not in _irreps(irreps_out):
             raise EFAError(f"irreps_out must contain scalars (0e) for EFA to act on, got {irreps_out}.")
-        lowest, degree_qk = min((ir.l for _, ir in Irreps(irreps_in)), default=0), config.max_degree_qk
-        if degree_qk is not None and degree_qk < lowest:
-            raise EFAError(
-                f"max_degree_qk={degree_qk} leaves nothing for q and k, which would be zero for good: irreps_in={irreps_in} "
-                f"start at degree {lowest}; give {lowest} or more, or None for all."
-            )
+        _refuse_what_attends_to_nothing(irreps_in, config)
         self.pack = Pack(irreps_in, layout)
         source = self.pack.kind
         attention = _attention(source, config)
@@ -126,6 +122,37 @@ class EFABlock(nn.Module):
         return self.unpack(torch.cat([out[:, :1] + self.mlp(scalars).unsqueeze(1), out[:, 1:]], dim=1))
 
 
+def _irreps(irreps: Irreps | str) -> list[Irrep]:
+    return [(ir.l, ir.p) for mul, ir in Irreps(irreps) if mul > 0]
+
+
+def _refuse_what_attends_to_nothing(irreps_in: Irreps | str, config: EFAConfig) -> None:
+    """Raises where q and k, or v, would be zero, and remain so: trained weights before them would have no gradient."""
+    given = _irreps(irreps_in)
+    lowest = min((degree for degree, _ in given), default=0)
+    for name, kind in (("q and k", "qk"), ("v", "v")):
+        highest, pseudotensors = getattr(config, f"max_degree_{kind}"), getattr(config, f"include_pseudotensors_{kind}")
+        left = [(degree, parity) for degree, parity in given if highest is None or degree <= highest]
+        if pseudotensors is False:
+            left = [(degree, parity) for degree, parity in left if parity == (-1) ** degree]
+        if left or not given or (kind == "v" and config.use_bias and config.parametrized):
+            continue
+        if highest is not None and highest < lowest:
+            what, way_out = (
+                f"max_degree_{kind}={highest} leaves",
+                f"start at degree {lowest}; give {lowest} or more, or None for all",
+            )
+        else:
+            what = f"max_degree_{kind}={highest} with include_pseudotensors_{kind}={pseudotensors} leaves"
+            way_out = f"have pseudotensors only in these degrees; give include_pseudotensors_{kind}=True, or other degrees"
+        raise EFAError(f"{what} nothing for {name}, which would be zero for good: irreps_in={irreps_in} {way_out}.")
+    if (0, 1) not in given and given and not gate(config.activation, torch.zeros([], device="cpu")).any():
+        raise EFAError(
+            f"activation={config.activation} closes all gates of q and k, which would be zero for good: irreps_in={irreps_in} "
+            "have no scalars (0e) to open them; give identity, or silu."
+        )
+
+
 def _attention(source: FeatureType, config: EFAConfig) -> EuclideanFastAttention:
     """The attention of one layer; degrees beyond the layer's are capped (a first layer often has scalars only)."""
 
@@ -134,6 +161,7 @@ def _attention(source: FeatureType, config: EFAConfig) -> EuclideanFastAttention
 
     degree_v = cap(config.max_degree_v, source.max_degree)
     degree_sph = source.max_degree if config.ti_max_degree_sph is None else config.ti_max_degree_sph
+    degree_ti = source.max_degree if config.ti_max_degree is None else config.ti_max_degree
     reachable = degree_sph + (source.max_degree if degree_v is None else degree_v)
     return EuclideanFastAttention(
         source.num_features,
@@ -155,7 +183,7 @@ def _attention(source: FeatureType, config: EFAConfig) -> EuclideanFastAttention
         activation=config.activation,
         tensor_integration=config.tensor_integration,
         ti_max_degree_sph=config.ti_max_degree_sph,
-        ti_max_degree=cap(config.ti_max_degree, reachable),
+        ti_max_degree=min(degree_ti, reachable) if config.tensor_integration else config.ti_max_degree,
         ti_include_pseudotensors=config.ti_include_pseudotensors,
         ti_parametrize_coupling_paths=config.ti_parametrize_coupling_paths,
         ti_degree_scaling_constants=config.ti_degree_scaling_constants,

@@ -37,7 +37,7 @@ def pair_kernels(
     Made in double precision from q and k in the attention's own; C N² numbers for each degree of Y.
     """
     with torch.no_grad():
-        q, k, _ = attention.project(inputs)
+        q, k, _ = attention.project(inputs.detach())
         frequencies = attention.frequencies.detach().double().cpu().numpy()
         points = positions.double().cpu().numpy()
     queries, keys = _by_frequency(q), _by_frequency(k)
@@ -59,5 +59,5 @@ def pair_kernels(
 
 def _by_frequency(x: Tensor) -> np.ndarray:
     """q or k (N, K, 2C) as complex numbers (C, N, K): features 2c and 2c+1 are what the frequency c rotates."""
-    pairs = x.double().cpu().numpy().reshape(*x.shape[:2], -1, 2)
+    pairs = x.double().cpu().numpy().reshape(*x.shape[:2], x.shape[2] // 2, 2)
     return np.moveaxis(pairs[..., 0] + 1j * pairs[..., 1], 2, 0)

@@ -85,7 +85,7 @@ def kernel_values(order: int, squares: Tensor, t: Tensor) -> Tensor:
         x = t.reshape(-1) * (1 / largest)
         if phase <= _TAYLOR_UP_TO:
             coefficients = _taylor_coefficients(order, phase, t.dtype)
-            scaled = (squares.double() * largest).unsqueeze(1) ** torch.arange(len(coefficients))
+            scaled = (squares.double() * largest).unsqueeze(1) ** torch.arange(len(coefficients), device="cpu")
             return _combine((scaled * coefficients).to(t.dtype), _powers(x, len(coefficients)), t)
         if phase <= _CHEBYSHEV_UP_TO:
             nodes, to_coefficients = _chebyshev_nodes(phase, t.dtype)
@@ -135,7 +135,7 @@ def _taylor_terms(order: int, tenths: int, double: bool) -> Tensor:
         k = len(coefficients)
         coefficients.append(-0.5 * coefficients[-1] / (k * (2 * order + 2 * k + 1)))
         size *= 0.5 * square / (k * (2 * order + 2 * k + 1))
-    return torch.tensor(coefficients, dtype=torch.float64)
+    return torch.tensor(coefficients, dtype=torch.float64, device="cpu")  # kept, wherever others are made now
 
 
 def _taylor_coefficients(order: int, phase: float, dtype: torch.dtype) -> Tensor:
@@ -145,8 +145,8 @@ def _taylor_coefficients(order: int, phase: float, dtype: torch.dtype) -> Tensor
 
 @functools.lru_cache(maxsize=256)
 def _nodes_and_cosines(num: int) -> tuple[Tensor, Tensor]:
-    angle = math.pi / num * (torch.arange(num, dtype=torch.float64) + 0.5)
-    table = 2 / num * torch.cos(torch.outer(angle, torch.arange(num, dtype=torch.float64)))
+    angle = math.pi / num * (torch.arange(num, dtype=torch.float64, device="cpu") + 0.5)
+    table = 2 / num * torch.cos(torch.outer(angle, torch.arange(num, dtype=torch.float64, device="cpu")))
     table[:, 0] = 1 / num
     return 0.5 + 0.5 * torch.cos(angle), table
 

@@ -130,14 +130,14 @@ def _by_phase(
 
 def _weights(q: List[Tensor], k: Tensor, t: Tensor, squares: Tensor) -> List[Tensor]:
     """Σ_c g_l(s_c t) q_c·k_c, (B, b, b), for l = 0, 1, …, a q (C, B, D, b) for each; k (C, B, D, b), t (B, b, b), s (C,)."""
+    q, k = [each.to(t.dtype) for each in q], k.to(t.dtype)
     if torch.jit.is_scripting():
         return _traceable_weights(q, k, t, squares)
     else:
         if choice() != "chunked":
             return _traceable_weights(q, k, t, squares)
         kernel = _Kernel(t, squares)
-        k = k.to(t.dtype)
-        return [_Weights.apply(q[order].to(t.dtype), k, t, squares, order, kernel) for order in range(len(q))]
+        return [_Weights.apply(each, k, t, squares, order, kernel) for order, each in enumerate(q)]
 
 
 def _traceable_weights(q: List[Tensor], k: Tensor, t: Tensor, squares: Tensor) -> List[Tensor]:
@@ -225,6 +225,9 @@ def _attend_block(
 ) -> Tensor:
     """`attend_pairs_harmonics` of one layout: (B, b, (L_Y+1)^2 K_v F_v)."""
     max_degree = len(degree_constants) - 1
+    frequencies = frequencies.to(
+        positions.dtype
+    )  # trained ones may be in half precision, which their squares and powers are not
     # Not transposed: hosts call view on the forces, and the gradient would not be contiguous.
     points = torch.stack(to_pair_blocks(positions, blocks).unbind(2), dim=1)
     between = points.unsqueeze(3) - points.unsqueeze(2)

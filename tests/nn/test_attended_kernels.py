@@ -56,6 +56,15 @@ def test_couplings_times_bessel_functions_are_the_weights(randomized, atoms):
         assert abs((kernels.couplings[degree] * shapes).sum(0) - kernels.weights[degree]).max() < 1e-12
 
 
+def test_features_that_are_differentiated_and_none_at_all():
+    module = EuclideanFastAttention(4, max_length=4.0, parametrized=False)
+    for num_atoms in (3, 0):
+        kernels = pair_kernels(
+            module, torch.randn(num_atoms, *module.input_shape, requires_grad=True), torch.randn(num_atoms, 3)
+        )
+        assert kernels.couplings.shape == (1, 2, num_atoms, num_atoms)
+
+
 def test_without_itself_an_atom_gets_no_weight_from_itself(randomized, atoms):
     positions = atoms(5).positions
     for include_self in (True, False):

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from efa_addons import EFABlock, EFAConfig, EFAError, EuclideanFastAttention
+from efa_addons import EFABlock, EFAConfig, EFAError, EFAWarning, EuclideanFastAttention
 from efa_addons.distributed import atoms_spread
 from efa_addons.ops.backends import backend
 
@@ -101,5 +101,10 @@ def test_what_cannot_be_spread(tmp_path):
                 EuclideanFastAttention(2, max_length=5.0, method="pairwise")(x, positions, batch, 1)
             with pytest.raises(EFAError, match="num_graphs must be given where atoms are spread"):
                 EuclideanFastAttention(2, max_length=5.0)(x, positions, batch)
+            module = EuclideanFastAttention(2, max_length=5.0)
+            with pytest.raises(EFAError, match="transforms of torch.func do not reach over ranks"):
+                torch.func.grad(lambda where: module(x, where, batch, 1).sum())(positions)
+            with pytest.warns(EFAWarning, match="20.00 Å wide"):  # all other atoms are other ranks'
+                module._warn(torch.tensor([[20.0, 0, 0]]), torch.zeros(1, dtype=torch.long), 1)
     finally:
         dist.destroy_process_group()

@@ -13,7 +13,10 @@ from efa_addons.nn.checks import refuse_periodic
     [
         ({"num_features": 3}, "even number of features .* got 3; set num_features_qk"),
         ({"num_features_qk": 5}, "even number of features .* got 5"),
-        ({"parametrized": False, "num_features": 5}, "even number of features .* got 5"),
+        ({"parametrized": False, "num_features": 5}, "got 5; give an even num_features, or parametrized=True"),
+        ({"tolerance": 1.5}, "tolerance must be positive and below 1, the largest value of the kernel, got 1.5"),
+        ({"tolerance": float("nan"), "method": "pairwise"}, "tolerance must be positive .* got nan"),
+        ({"tensor_integration": True, "ti_degree_scaling_constants": (1.0, float("nan"))}, "must be finite, got .1.0, nan."),
         ({"parametrized": False, "num_features_qk": 4}, "num_features_qk=4 and num_features_v=None need parametrized=True"),
         ({"parametrized": False, "num_features_v": 4}, "num_features_v=4 need parametrized=True"),
         ({"max_degree_qk": 2}, "max_degree_qk=2 is impossible: the features reach degree 1; give 0 to 1"),
@@ -99,6 +102,64 @@ def test_a_block_whose_queries_would_be_zero():
     block = EFABlock("8x1o", "8x0e+8x1o", EFAConfig(max_length=5.0, max_degree_qk=1))
     block.attention(torch.randn(3, *block.input_shape), torch.randn(3, 3)).sum().backward()
     assert block.attention.q.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("irreps", "options", "message"),
+    [
+        (
+            "8x0o+8x1o",
+            {"include_pseudotensors_qk": False},
+            "max_degree_qk=0 with include_pseudotensors_qk=False leaves nothing for q",
+        ),
+        (
+            "8x1e",
+            {"include_pseudotensors_qk": False, "max_degree_qk": None},
+            "have pseudotensors only .* include_pseudotensors_qk=True",
+        ),
+        ("8x1o", {"max_degree_qk": 1, "activation": "relu"}, "activation=relu closes all gates of q and k.* no scalars"),
+        ("8x1o+0x0e", {"max_degree_qk": 1, "activation": "relu6"}, "activation=relu6 closes all gates"),
+        (
+            "8x1o",
+            {"max_degree_qk": 1, "max_degree_v": 0, "use_bias": False},
+            "max_degree_v=0 leaves nothing for v.* give 1 or more",
+        ),
+    ],
+)
+def test_blocks_that_would_attend_to_nothing(irreps, options, message):
+    with pytest.raises(EFAError, match=message):
+        EFABlock(irreps, "8x0e+8x1o", EFAConfig(max_length=5.0, **options))
+    for name in ("include_pseudotensors_qk", "activation", "use_bias"):  # each of which is the way out
+        options.pop(name, None)
+    block = EFABlock(irreps, "8x0e+8x1o", EFAConfig(max_length=5.0, **options))
+    with torch.no_grad():  # new biases are zeros
+        for bias in (p for name, p in block.attention.named_parameters() if name.endswith("bias")):
+            bias.fill_(0.1)
+    block.attention(torch.randn(3, *block.input_shape), torch.randn(3, 3)).square().sum().backward()
+    assert any(
+        p.grad is not None and p.grad.abs().max() > 0 for name, p in block.attention.named_parameters() if name != "bias"
+    )
+
+
+def test_degrees_of_a_coupling_that_were_not_asked_for_are_capped():
+    config = EFAConfig(max_length=6.0, tensor_integration=True, max_degree_v=0, ti_max_degree_sph=1)
+    blocks = [EFABlock("8x0e+8x1o+8x2e", "8x0e", config.replace(ti_max_degree=degree)) for degree in (None, 2)]
+    assert [block.attention.output_type.max_degree for block in blocks] == [1, 1]
+
+
+def test_a_default_device_for_a_while():
+    """What is kept for later calls is on the device of the call."""
+    from efa_addons.ops import bessel
+
+    for kept in (bessel._taylor_terms, bessel._nodes_and_cosines):
+        kept.cache_clear()
+    module = EuclideanFastAttention(2, max_length=5.0, max_frequency=12.0, method="pairwise")
+    for scale in (0.1, 3.0):  # power series, Chebyshev polynomials
+        x, positions = torch.randn(3, *module.input_shape), scale * torch.randn(3, 3)
+        squares = torch.linspace(0, 4, 3), (positions[:, 0] ** 2).clone()
+        with torch.device("meta"):
+            inside = bessel.kernel_values(0, *squares)
+        assert torch.equal(inside, bessel.kernel_values(0, *squares)) and module(x, positions).isfinite().all()
 
 
 def test_the_device_meta():

@@ -110,6 +110,28 @@ def test_models_in_half_precision(form, options, dtype, scripted):
     assert scripted or half.directions.dtype == torch.float32
 
 
+@pytest.mark.parametrize("options", [*OPTIONS, {"parametrized": False}], ids=["scalars", "tensors", "not parametrized"])
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_forces_in_half_precision_after_double(form, options):
+    """Frequencies keep the double precision in which they were."""
+    module = EuclideanFastAttention(8, **options, **form, max_length=25.0).double().bfloat16()
+    x, positions = torch.randn(9, *module.input_shape).bfloat16(), torch.rand(9, 3).mul(10).requires_grad_()
+    forces = torch.autograd.grad(module(x, positions).square().sum(), positions, create_graph=True)[0]
+    forces.square().sum().backward()
+    assert forces.isfinite().all() and positions.grad.isfinite().all()
+
+
+def test_powers_of_trained_frequencies_in_half_precision():
+    """They are rounded as weights are; what is made of them is not."""
+    module = EuclideanFastAttention(8, max_length=3000.0, frequencies_trainable=True, method="pairwise")
+    x, positions = torch.randn(9, *module.input_shape), torch.rand(9, 3) * 1700
+    half = EuclideanFastAttention(8, max_length=3000.0, frequencies_trainable=True, method="pairwise").half()
+    half.load_state_dict({name: value.half() for name, value in module.state_dict().items()})
+    module.load_state_dict({name: value.float() for name, value in half.state_dict().items()})
+    expected = module(x.half().float(), positions)
+    assert (half(x.half(), positions).float() - expected).norm() < 1e-3 * expected.norm()
+
+
 def test_a_half_model_of_another_version_has_the_same_phases():
     """Frequencies are not saved: they are made again."""
     block = EFABlock("8x0e", "8x0e", EFAConfig(max_length=7.0)).bfloat16()
