@@ -225,9 +225,8 @@ def _attend_block(
 ) -> Tensor:
     """`attend_pairs_harmonics` of one layout: (B, b, (L_Y+1)^2 K_v F_v)."""
     max_degree = len(degree_constants) - 1
-    frequencies = frequencies.to(
-        positions.dtype
-    )  # trained ones may be in half precision, which their squares and powers are not
+    # trained ones may be in half precision, which their squares and powers are not
+    frequencies = frequencies.to(positions.dtype)
     # Not transposed: hosts call view on the forces, and the gradient would not be contiguous.
     points = torch.stack(to_pair_blocks(positions, blocks).unbind(2), dim=1)
     between = points.unsqueeze(3) - points.unsqueeze(2)
