@@ -269,10 +269,8 @@ def _refuse_periodic_structures(arguments: Sequence[Any]) -> None:
         sets = (("training set", head.collections.train), ("validation set", head.collections.valid))
         for name, structures in (*sets, *((f"test set {name}", structures) for name, structures in head.collections.tests)):
             for i, structure in enumerate(structures):
-                refuse_periodic(
-                    None if structure.pbc is None else torch.tensor(structure.pbc),
-                    f"structure {i} of the {name} ({head.head_name})",
-                )
+                if structure.pbc is not None and any(structure.pbc):
+                    refuse_periodic(torch.tensor(structure.pbc), f"structure {i} of the {name} ({head.head_name})")
 
 
 def resolve_from(config: EFAConfig, dataset: Any) -> EFAConfig:
