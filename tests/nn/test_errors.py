@@ -136,9 +136,7 @@ def test_blocks_that_would_attend_to_nothing(irreps, options, message):
         for bias in (p for name, p in block.attention.named_parameters() if name.endswith("bias")):
             bias.fill_(0.1)
     block.attention(torch.randn(3, *block.input_shape), torch.randn(3, 3)).square().sum().backward()
-    assert any(
-        p.grad is not None and p.grad.abs().max() > 0 for name, p in block.attention.named_parameters() if name != "bias"
-    )
+    assert block.attention.q.weight.grad.abs().max() > 0
 
 
 def test_degrees_of_a_coupling_that_were_not_asked_for_are_capped():
