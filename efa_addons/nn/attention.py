@@ -23,13 +23,14 @@ from efa_addons.ops.cost import pairwise_up_to
 from efa_addons.ops.erope import default_frequencies
 from efa_addons.ops.graphs import PairBlocks, center_positions, dense_pairs, graph_blocks, graph_sizes, not_alone, pair_blocks
 from efa_addons.ops.grid import Grid, frequency_groups, make_grid
-from efa_addons.ops.lebedev import lebedev_grid, lebedev_num_for, max_phase_for
+from efa_addons.ops.lebedev import lebedev_grid, lebedev_num_for, max_phase_for, quadrature_error
 from efa_addons.ops.pairwise import attend_pairs_harmonics
 from efa_addons.ops.quadrature import attend
 from efa_addons.ops.tracing import tracing, transformed
 
 _OF_PHASES = ("directions", "even", "odd", "frequencies")  # buffers, frequencies unless they are trained
 _EVERY = 16  # calls on a GPU measure what is only for a warning
+_COARSE = 0.01  # error of a grid of a given number of points, of the kernel, from which it is warned of
 
 
 def _change_type(kind: FeatureType, max_degree: int | None, pseudotensors: bool | None, name: str) -> FeatureType:
@@ -68,7 +69,8 @@ class EuclideanFastAttention(nn.Module):
             quadratic in the number of atoms; "auto": for each graph the cheaper one, and the quadrature where a grid is asked
             for by lebedev_num or where sizes must not be looked at (GPU, torch.compile, torch.export). Pairwise there takes
             all N² pairs of the batch, those of different graphs too.
-        lebedev_num: number of points of the Lebedev grid; none given: the smallest grid that meets `tolerance`.
+        lebedev_num: number of points of the Lebedev grid; none given: the smallest grid that meets `tolerance`. A warning says
+            where its error is more than 1 % of the kernel at max_length.
         tolerance: error of the quadrature at the distance max_length.
         frequencies_trainable: frequencies become a parameter. They can outgrow the grid: then a warning is given.
         parametrized: learned projections to q, k, v; otherwise all three are the input.
@@ -195,6 +197,8 @@ class EuclideanFastAttention(nn.Module):
         self._add_degree_constants(degree_sph if tensor_integration else 0, ti_degree_scaling_constants)
         self.frequencies_trainable = frequencies_trainable
         self._add_grid(lebedev_num, features_qk // 2)
+        if lebedev_num is not None:
+            self._warn_if_coarse(lebedev_num)
         num_waves = sum(m * c for m, c in zip(self.num_directions, self.num_channels, strict=True))
         num_rows = num_waves * 2 * 2 * type_qk.num_components
         self.pairwise_up_to = 0 if method == "quadrature" or lebedev_num is not None else sys.maxsize
@@ -269,6 +273,18 @@ class EuclideanFastAttention(nn.Module):
         self.register_buffer("own_weights", torch.cat(channels), persistent=False)
         for name in ("directions", "even", "odd", "order"):
             self.register_buffer(name, getattr(grid, name), persistent=False)
+
+    def _warn_if_coarse(self, lebedev_num: int) -> None:
+        """A number of points that is given overrides the tolerance; beyond 1 % no word of invariance would be true."""
+        error = quadrature_error(lebedev_num, self.max_frequency, self.max_degree_sph)
+        if error > _COARSE:
+            warnings.warn(
+                f"lebedev_num={lebedev_num} points are wrong by {error:.1%} of the kernel at max_length, where the phase is "
+                f"max_frequency={self.max_frequency:.2f}: rotational invariance is not promised. Use more points, or tolerance "
+                "in place of lebedev_num.",
+                EFAWarning,
+                stacklevel=3,
+            )
 
     def _grid(self) -> Grid:
         return Grid(self.directions, self.even, self.odd, self.order, self.num_directions, self.num_channels)

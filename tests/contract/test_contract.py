@@ -107,7 +107,8 @@ def test_rotations_reflections_and_translations(host, name, improper):
 
 
 def test_a_grid_that_is_too_small_fails_the_test_of_rotations(host):
-    model = host.with_efa(SMALL.replace(lebedev_num=6, max_frequency=6.0))
+    with pytest.warns(EFAWarning, match="lebedev_num=6 points are wrong"):
+        model = host.with_efa(SMALL.replace(lebedev_num=6, max_frequency=6.0))
     turned, _ = moved(ethanol(), False)
     energies = [host.evaluate(model, [atoms]).energy.item() for atoms in (ethanol(), turned)]
     assert abs(energies[0] - energies[1]) > 100 * host.tolerance

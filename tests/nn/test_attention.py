@@ -7,8 +7,6 @@ from efa_addons import EFAWarning, EuclideanFastAttention
 from efa_addons.ops import graphs
 from efa_addons.ops.graphs import graph_blocks
 
-pytestmark = pytest.mark.filterwarnings("error::efa_addons.EFAWarning")
-
 SIZES = [(6,), (4, 0, 1, 3), (0, 0, 5), (1, 1, 1), (2, 2, 2, 2, 2, 17), (23, 1, 0, 1, 2)]
 
 

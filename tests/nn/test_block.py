@@ -12,8 +12,6 @@ from e3nn import o3
 
 from efa_addons import EFABlock, EFAConfig, EFAWarning, __version__
 
-pytestmark = pytest.mark.filterwarnings("error::efa_addons.EFAWarning")
-
 IRREPS = ["8x0e", "16x0e+16x1o+16x2e", "8x0e+4x1o+2x1e"]
 CONFIG = EFAConfig(max_length=5.0, num_features_qk=4, num_features_v=4, mlp_features=8, lebedev_num=26)
 VARIANTS = {
@@ -169,6 +167,15 @@ def test_one_warning_beyond_max_length():
         block(x, 1.2 * positions)
         block(x, 1.2 * positions)
     assert len(caught) == 1
+
+
+def test_a_given_grid_that_is_too_coarse_is_warned_of():
+    """From an error of 1 % of the kernel, times the harmonics if there are any."""
+    with pytest.warns(EFAWarning, match="lebedev_num=14 points are wrong by 2.1%.* max_frequency=3.14"):
+        EFABlock("4x0e", "4x0e", CONFIG.replace(lebedev_num=14))
+    EFABlock("4x0e", "4x0e", CONFIG.replace(lebedev_num=14, max_frequency=2.5))
+    with pytest.warns(EFAWarning, match="lebedev_num=26 points are wrong"):  # harmonics ask for more
+        EFABlock("4x0e", "4x0e", CONFIG.replace(tensor_integration=True, ti_max_degree_sph=4))
 
 
 def test_grid_follows_from_tolerance():

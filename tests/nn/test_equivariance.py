@@ -8,7 +8,7 @@ from e3nn import o3
 
 from efa_addons import EFAWarning, EuclideanFastAttention
 
-pytestmark = [pytest.mark.usefixtures("double"), pytest.mark.filterwarnings("error::efa_addons.EFAWarning")]
+pytestmark = pytest.mark.usefixtures("double")
 
 TI = {"tensor_integration": True}
 WEIGHTED = {**TI, "ti_parametrize_coupling_paths": True}

@@ -9,7 +9,7 @@ from efa_addons import EFAConfig, EFAError, EFAWarning, EuclideanFastAttention
 from efa_addons.ops import graphs
 from efa_addons.ops.cost import pairwise_up_to
 
-pytestmark = [pytest.mark.usefixtures("double"), pytest.mark.filterwarnings("error::efa_addons.EFAWarning")]
+pytestmark = pytest.mark.usefixtures("double")
 
 
 @pytest.fixture
