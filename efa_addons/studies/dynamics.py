@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,8 @@ class Dynamics:
         set: the evaluation set; its structure `index` is where it begins.
         picoseconds: duration.
         timestep: fs.
-        temperature: K, of the Maxwell-Boltzmann velocities it begins with; without rotation and drift of the whole.
+        temperature: K, of the Maxwell-Boltzmann velocities it begins with, whose vibrations have exactly that; the whole neither
+            moves nor turns.
         seeds: of the study, those whose models run; seed 0 alone unless given.
         hosts, variants: of the study, those whose models run; none given: all.
     """
@@ -44,7 +46,7 @@ class Dynamics:
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("picoseconds", "timestep", "temperature"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise EFAError(f"dynamics: {name} must be positive, got {getattr(self, name)}.")
 
     def wanted(self, host: str, variant: str, seed: int) -> bool:
@@ -66,14 +68,16 @@ def nve(calculator: Calculator, atoms: Atoms, settings: Dynamics) -> dict[str, A
     units = common.require("ase.units", "data")
     atoms = atoms.copy()
     atoms.calc = calculator
+    rotations = int((atoms.get_moments_of_inertia() > 1e-6).sum())  # of a line two
+    share = 3 * len(atoms) / max(1, 3 * len(atoms) - 3 - rotations)  # ASE's temperature is that of all degrees of freedom
     md.MaxwellBoltzmannDistribution(atoms, temperature_K=settings.temperature, rng=np.random.default_rng(0))
     md.Stationary(atoms)
     with np.errstate(invalid="ignore"):  # linear molecules have a moment of inertia of zero
         md.ZeroRotation(atoms)
+    # what was drawn is hotter or colder by chance, and ASE has put the energy of the whole's motion into the vibrations
+    atoms.set_momenta(atoms.get_momenta() * math.sqrt(settings.temperature / (share * atoms.get_temperature())))
     steps = max(2, round(1000 * settings.picoseconds / settings.timestep))
     extent = atoms.get_all_distances().max()
-    rotations = int((atoms.get_moments_of_inertia() > 1e-6).sum())  # of a line two
-    share = 3 * len(atoms) / max(1, 3 * len(atoms) - 3 - rotations)  # ASE's temperature is that of all degrees of freedom
     energies, temperatures, fell_apart = [], [], None
     dynamics = verlet(atoms, timestep=settings.timestep * units.fs)
     with common.one_thread():
