@@ -19,6 +19,7 @@ from efa_addons.config import AUTO, EFAConfig
 from efa_addons.errors import EFAError, how_to_install, refuse_unknown_flags
 from efa_addons.nn.checks import largest_distance, refuse_periodic
 from efa_addons.portable import SUFFIX, read_portable
+from efa_addons.studies.common import MAX_SEED, require
 from efa_addons.studies.hosts import NAMES as HOSTS
 from efa_addons.studies.hosts import PACKAGES
 from efa_addons.version import __version__
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
             refuse_unknown_flags("option", argv, known)
         args = parser.parse_args(argv)
         return args.run(args) or 0
-    except (EFAError, ImportError, FileNotFoundError, FileExistsError) as error:
+    except (EFAError, ImportError, OSError) as error:
         print(f"efa-addons {argv[0]}: {error}", file=sys.stderr)
         return 2
 
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 def _add_insert(verbs: Verbs) -> None:
     parser = verbs.add_parser("insert", help="put zero-initialised EFA blocks into a trained model")
     _add_files(parser, "a trained model without EFA")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the inner weights (default: 0)")
+    parser.add_argument("--seed", type=_seed, default=0, help="seed of the inner weights (default: 0)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with EFA options, flat or under 'efa:'")
     parser.add_argument("--data", type=Path, metavar="FILE", help="structures (any format of ASE) to take 'auto' options from")
     group = parser.add_argument_group("EFA options", "values as in YAML: null, true, [0, 1], 1e-5")
@@ -73,6 +74,12 @@ def _add_insert(verbs: Verbs) -> None:
             f"--{field.name}", default=argparse.SUPPRESS, metavar="VALUE", type=_value, help=field.metadata["help"]
         )
     parser.set_defaults(run=_insert)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_SEED:
+        raise argparse.ArgumentTypeError(f"must be an integer, 0 to {MAX_SEED}, got {text}")
+    return int(text)
 
 
 def _value(text: str) -> Any:
@@ -134,7 +141,7 @@ def _add_demo(verbs: Verbs) -> None:
     parser.add_argument("--host", choices=HOSTS, default=HOSTS[0], help="what to train (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="folder (default: demo-out)")
     parser.add_argument("--quick", action="store_true", help="a minute's version of every step; its figures mean nothing")
-    parser.add_argument("--seed", type=int, default=0, help="seed of data and training (default: 0)")
+    parser.add_argument("--seed", type=_seed, default=0, help="seed of data and training (default: 0)")
     parser.set_defaults(run=_demo)
 
 
@@ -187,6 +194,8 @@ def _insert(args: argparse.Namespace) -> None:
     if config.needs_data:
         config = _resolve(config, args.data, wants=[name for name, value in options.items() if value == AUTO])
     elif args.data is not None:
+        if not args.data.exists():
+            raise FileNotFoundError(f"{args.data} does not exist.")
         print(f"{args.data}: not used, since no option is '{AUTO}'")
     model = host.insert_efa(_load(host, args), config, seed=args.seed)
     host.save(model, args.output)
@@ -234,11 +243,10 @@ def _structures(path: Path) -> list[Any]:
     Raises:
         EFAError: ASE cannot read the file, or there are no structures in it, or some without atoms or periodic ones.
     """
-    import ase.io
-
+    ase_io = require("ase.io", "data")
     expected = "expected one or more structures in a format that ASE reads, extended XYZ for example."
     try:
-        structures = list(ase.io.iread(path, index=":"))
+        structures = list(ase_io.iread(path, index=":", do_not_split_by_at_sign=True))
     except FileNotFoundError:
         raise
     except Exception as error:  # every format has errors of its own

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 METHOD = "GFN2-xTB"
 ENERGY, FORCES = "REF_energy", "REF_forces"
+MAX_SEED = 2**32 - 1  # that every host takes
 
 
 def labelled(atoms: Atoms, energy: float, forces: np.ndarray) -> Atoms:

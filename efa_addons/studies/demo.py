@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn
 
 from efa_addons.studies import cumulene, hosts, report, results
+from efa_addons.studies.runner import alone_in, ending_by_signals
 from efa_addons.studies.runs import Run
 
 # 13 atoms keep no more threads than this busy
@@ -46,17 +47,19 @@ def run(
     cumulene.require("matplotlib", "data")
     chosen = hosts.load(host)
     folder = Path(folder).resolve() / "quick" if quick else Path(folder).resolve()
+    with alone_in(folder / host):
+        return _run(folder, host, chosen, quick, seed, chosen.VARIANTS if variants is None else variants)
+
+
+def _run(folder: Path, name: str, host: hosts.Host, quick: bool, seed: int, variants: Sequence[hosts.Variant]) -> Path:
     sizes = {"num_train": 12, "num_test": 6, "num_twists": 4} if quick else {}
     data = cumulene.make(folder / "data", seed=seed, **sizes)
-    training = chosen.training(quick, seed)
-    runs = [
-        Run(chosen, variant, folder / host / variant.name, data, training)
-        for variant in (chosen.VARIANTS if variants is None else variants)
-    ]
+    training = host.training(quick, seed)
+    runs = [Run(host, variant, folder / name / variant.name, data, training) for variant in variants]
     train([run for run in runs if not run.is_finished()])
-    found = results.HostResults(chosen.LABEL, tuple(results.evaluate(run, data) for run in runs))
+    found = results.HostResults(host.LABEL, tuple(results.evaluate(run, data) for run in runs))
     settings = {"seed": seed, "quick": quick, "runs": {run.variant.name: run.stamp for run in runs}}
-    results.save(folder / host, found, data, settings)
+    results.save(folder / name, found, data, settings)
     report.write(folder, data)
     Console().print(f"report: {folder}", soft_wrap=True, markup=False)
     return folder
@@ -72,7 +75,7 @@ def train(runs: Sequence[Run]) -> None:
     waiting = list(runs)
     active: dict[Run, subprocess.Popen] = {}
     said = time.monotonic()
-    with _progress() as progress:
+    with ending_by_signals(), _progress() as progress:
         tasks = {run: progress.add_task(run.variant.label, total=run.num_epochs, start=False) for run in runs}
         # with EFA it takes longest: begun from the end of the list, the plain host fills the gap that remains
         try:

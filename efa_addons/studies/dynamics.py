@@ -28,8 +28,7 @@ class Dynamics:
         set: the evaluation set; its structure `index` is where it begins.
         picoseconds: duration.
         timestep: fs.
-        temperature: K, of the Maxwell-Boltzmann velocities it begins with, whose vibrations have exactly that; the whole neither
-            moves nor turns.
+        temperature: K, of the vibrations as it begins, from Maxwell-Boltzmann velocities; the whole neither moves nor turns.
         seeds: of the study, those whose models run; seed 0 alone unless given.
         hosts, variants: of the study, those whose models run; none given: all.
     """

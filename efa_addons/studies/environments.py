@@ -75,6 +75,18 @@ def _require_addons(environment: Environment) -> None:
         )
 
 
+def require_device(environment: Environment, device: str) -> None:
+    """Raises where the torch of an environment finds no GPU for `device` "cuda": every run would fail."""
+    if device == "cpu":
+        return
+    ask = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    if subprocess.run([str(environment.python), "-c", ask], capture_output=True, env=environment.variables).returncode:
+        raise EFAError(
+            f"device {device}: the torch of {environment.python} finds no GPU. Take the device cpu, or with --python "
+            f"{environment.host}=PATH an environment whose torch is built for the GPU."
+        )
+
+
 def _here(host: str) -> Environment | None:
     try:
         return Environment(host, Path(sys.executable), version(DISTRIBUTIONS[host]))

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from efa_addons.errors import EFAError
 from efa_addons.studies.hosts import DISTRIBUTIONS
 from efa_addons.studies.hosts import NAMES as HOSTS
-from efa_addons.studies.record import Record, same_split
+from efa_addons.studies.record import Missing, Record, same_split
 
 WITHOUT = "without EFA"  # the label of the variant that others are compared with
 LISTED = 4  # runs that an error names of each kind
@@ -77,9 +77,9 @@ class Section:
         return [record for table in self.tables for row in table.rows for record in (*row.finished, *row.failed)]
 
 
-def sections(records: Sequence[Record]) -> list[Section]:
+def sections(records: Sequence[Record], missing: Sequence[Missing] = ()) -> list[Section]:
     """The records of `record.read_all`, ordered; raises where a row or a table would compare what is not alike."""
-    return [_section(members) for members in _by(lambda r: (r.study, r.size), records).values()]
+    return [_section(members, missing) for members in _by(lambda r: (r.study, r.size), records).values()]
 
 
 def variants(records: Iterable[Record]) -> list[str]:
@@ -104,19 +104,23 @@ def numbered(names: Iterable[str]) -> dict[str, dict[int, str]]:
     return {prefix: members for prefix, members in found.items() if len(members) > 1}
 
 
-def _section(records: list[Record]) -> Section:
+def _section(records: list[Record], missing: Sequence[Missing]) -> Section:
     first = records[0]
     order = variants(records)
-    tables = [_table(members, order) for members in _by(lambda r: r.data, records).values()]
+    own = [run for run in missing if (run.study, run.size) == (first.study, first.size)]
+    tables = [
+        _table(members, order, [run.seed for run in own if run.data == data])
+        for data, members in _by(lambda r: r.data, records).items()
+    ]
     tables.sort(key=lambda table: natural(table.data))
     return Section(first.study, first.size, first.title, first.question, tuple(tables))
 
 
-def _table(records: list[Record], order: list[str]) -> Table:
+def _table(records: list[Record], order: list[str], further_seeds: Sequence[int]) -> Table:
     first = records[0]
     ordered = sorted(records, key=lambda r: (HOSTS.index(r.host) if r.host in HOSTS else len(HOSTS), order.index(r.variant)))
     rows = tuple(_row(members) for members in _by(lambda r: (r.host, r.variant), ordered).values())
-    seeds = tuple(sorted({record.seed for record in records}))
+    seeds = tuple(sorted({*further_seeds, *(record.seed for record in records)}))
     table = Table(first.data, first.units, seeds, rows, _literature(records))
     if not same_split(table.finished):
         raise _unlike("data", _by(lambda r: _text(r.split), table.finished), lambda r: r.split)

@@ -31,9 +31,12 @@ def draw(folder: Path, section: Section, looks: Looks) -> dict[str, list[Path]]:
     """Writes all pictures of a study; data set -> its pictures, "" -> those that compare data sets."""
     folder.mkdir(parents=True, exist_ok=True)
     result: dict[str, list[Path]] = {}
+    names: list[str] = []
     for data, what, figure in figures(section, looks):
         parts = (section.study, section.size, data, what)
-        path = folder / ("-".join(re.sub(r"[^\w.]+", "-", part) for part in parts if part) + ".png")
+        names.append("-".join(re.sub(r"[^\w.]+", "-", part) for part in parts if part))
+        again = names.count(names[-1])  # a set may be called as another picture is
+        path = folder / f"{names[-1]}{f'-{again}' if again > 1 else ''}.png"
         figure.savefig(path, dpi=160)
         result.setdefault(data, []).append(path)
     return result

@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from efa_addons.errors import EFAError
 
 FILE = "run.json"
-CELLS = "cells.json"  # in a study's folder: the `Cell.place` of all cells that the study has as it stands
+CELLS = "cells.json"  # in a study's folder: the `Cell.name` of all cells that the study has as it stands
 FORMAT = 1
 
 
@@ -92,11 +92,7 @@ class Record:
 
     def save(self, folder: Path) -> Path:
         """Writes run.json, all of it or nothing."""
-        path = folder / FILE
-        draft = folder / f".{FILE}"
-        draft.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(draft, path)
-        return path
+        return write_whole(folder / FILE, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> Record:
@@ -114,21 +110,65 @@ class Record:
             raise EFAError(f"{path} is not the record of a run ({error!r}): remove it, and run the study again.") from error
 
 
-def read_all(folder: Path) -> tuple[dict[Path, Record], list[Path]]:
-    """All records below a folder, by their paths and in that order; and paths of those that are no longer of their study.
+class Missing(NamedTuple):
+    """A run that a study has and that has no record, though others of its host have."""
+
+    folder: Path
+    study: str
+    size: str
+    data: str
+    seed: int
+
+
+def read_all(folder: Path) -> tuple[dict[Path, Record], list[Path], list[Missing]]:
+    """All records below a folder, by their paths and in that order; paths of those that are no longer of their study; and
+    what is missing.
 
     A study's folder tells data, variants and seeds that it has (`CELLS`), whichever the host; where none tells, all are of it.
     """
-    studies = {path.parent: {*map(tuple, json.loads(path.read_text()))} for path in folder.rglob(CELLS)}
+    studies = {path.parent: _cells(path) for path in sorted(folder.rglob(CELLS))}
     found, left = {}, []
+    seen: dict[Path, dict[str, Record]] = {study: {} for study in studies}  # host -> one of its records
     for path in sorted(folder.rglob(FILE)):
         study = next((parent for parent in path.parents if parent in studies), None)
-        data, *below = path.parts if study is None else path.relative_to(study).parts  # host, variant, seed, run.json
-        if study is None or (data, *below[1:-1]) in studies[study]:
-            found[path] = Record.read(path)
-        else:
+        if study is not None and not _is_of(path.parent.relative_to(study), studies[study]):
             left.append(path)
-    return found, left
+            continue
+        found[path] = record = Record.read(path)
+        if study is not None:
+            seen[study][record.host] = record
+    missing = []
+    for study, cells in studies.items():
+        for data, host, variant, seed in cells:
+            here = study / data / host / variant / seed
+            if host in seen[study] and here / FILE not in found:
+                one = seen[study][host]
+                missing.append(Missing(here, one.study, one.size, data, int(seed.removeprefix("seed-"))))
+    return found, left, missing
+
+
+def _cells(path: Path) -> list[tuple[str, ...]]:
+    """Data, host, variant and seed of each."""
+    try:
+        cells = [tuple(name.split("/")) for name in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise EFAError(
+            f"{path} is not the list of a study's runs ({error!r}): run the study again, which writes it."
+        ) from error
+    return cells
+
+
+def _is_of(run: Path, cells: Iterable[tuple[str, ...]]) -> bool:
+    data, *_, variant, seed = run.parts
+    return any((data, variant, seed) == (cell[0], *cell[2:]) for cell in cells)
+
+
+def write_whole(path: Path, content: Any) -> Path:
+    """JSON, all of it or nothing."""
+    draft = path.parent / f".{path.name}"
+    draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+    return path
 
 
 def same_split(records: Iterable[Record]) -> bool:

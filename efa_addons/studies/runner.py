@@ -19,9 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from efa_addons.errors import EFAError, unknown_names
 from efa_addons.studies import cumulene, forks, sources
-from efa_addons.studies.environments import Environment, find
+from efa_addons.studies.environments import Environment, find, require_device
 from efa_addons.studies.hosts import DISTRIBUTIONS, LABELS
-from efa_addons.studies.record import CELLS, FILE, Record
+from efa_addons.studies.record import CELLS, FILE, Record, write_whole
 from efa_addons.studies.runs import split
 from efa_addons.studies.study import Cell, Study
 from efa_addons.studies.worker import JOB, LOG, PROGRESS, Job, elements
@@ -161,12 +161,15 @@ def _run(
 ) -> tuple[Path, list[Record]]:
     cells = [cell for cell in study.cells() if hosts is None or cell.host in hosts]
     environments = {host: find(host, pythons) for host in dict.fromkeys(cell.host for cell in cells)}
+    for environment in environments.values():
+        require_device(environment, device)
     cores = os.cpu_count() or 1
     parallel = parallel or (cores if device == "cpu" else 1)
     specs = {cell.data.name: cell.data for cell in cells}
     data = {name: sources.write(folder / "data" / name, spec.source, spec.options) for name, spec in specs.items()}
     _check_start(cells, data)
     _check_elements(cells, data)
+    _say_known(cells, data)
     splits = {name: split(path) for name, path in data.items()}
     tasks: dict[str, Task] = {}
     for cell in cells:  # bases come first
@@ -179,7 +182,7 @@ def _run(
             None if base is None else str(base.folder),
         )
         tasks[cell.name] = Task(cell, folder / cell.name, job, environments[cell.host], base)
-    (folder / CELLS).write_text(json.dumps(sorted({cell.place for cell in study.cells()}), indent=1) + "\n")
+    write_whole(folder / CELLS, [cell.name for cell in study.cells()])
     waiting = [task for task in tasks.values() if not task.is_finished()]
     for task in tasks.values():
         if task not in waiting:
@@ -197,7 +200,7 @@ def train(tasks: Sequence[Task], parallel: int, logs: Path) -> None:
     waiting, active = list(tasks), dict[Task, subprocess.Popen | forks.Forked]()
     servers, serving = Servers(logs), dict[Task, forks.Server | None]()
     said, failed = time.monotonic(), 0
-    with _ending_by_signals(), _progress() as progress:
+    with ending_by_signals(), _progress() as progress:
         total = progress.add_task("runs", total=len(tasks))
         bars: dict[Task, TaskID] = {}
         try:
@@ -258,22 +261,39 @@ def _check_start(cells: Sequence[Cell], data: Mapping[str, Path]) -> None:
         sets = sources.evaluation_sets(folder)
         if dynamics.set not in sets:
             raise unknown_names(f"evaluation set of {name} in dynamics", [dynamics.set], sets)
-        number = len(cumulene.read(folder, dynamics.set))
+        structures = cumulene.read(folder, dynamics.set)
+        number = len(structures)
         if not -number <= dynamics.index < number:
             raise EFAError(
                 f"dynamics: index must be below {number}, the number in {name}'s set {dynamics.set}, got {dynamics.index}."
             )
+        if len(structures[dynamics.index]) < 2:
+            raise EFAError(
+                f"dynamics: structure {dynamics.index} of {name}'s set {dynamics.set} is one atom: take another index."
+            )
+
+
+def _bases(cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    """Data sets that go on from a base, and the base's, each pair once."""
+    return list(dict.fromkeys((cell.data.name, cell.base.data.name) for cell in cells if cell.base is not None))
 
 
 def _check_elements(cells: Sequence[Cell], data: Mapping[str, Path]) -> None:
     """That a base was trained on all elements of what goes on from it: hosts fail obscurely, or train on untrained weights."""
-    for name, base in dict.fromkeys((cell.data.name, cell.base.data.name) for cell in cells if cell.base is not None):
+    for name, base in _bases(cells):
         found, known = elements(data[name]), elements(data[base], ["train"])
         if unknown := [symbol for symbol in found if symbol not in known]:
             raise EFAError(
                 f"data: {name}: has {', '.join(unknown)}; the training set of the study's base has {', '.join(known)} only. "
                 f"Add structures to the base's data, or leave them out of {name}."
             )
+
+
+def _say_known(cells: Sequence[Cell], data: Mapping[str, Path]) -> None:
+    """One line on structures that a base was trained on and that what goes on from it is evaluated on."""
+    for name, base in _bases(cells):
+        evaluated = {kind: cumulene.read(data[name], kind) for kind in sources.evaluation_sets(data[name])}
+        sources.say_known(name, cumulene.read(data[base], "train"), evaluated, "the training set of the study's base")
 
 
 def _known(study: Study, device: str, cell: Cell, split: Mapping[str, str], base: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -326,7 +346,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _ending_by_signals() -> Iterator[None]:
+def ending_by_signals() -> Iterator[None]:
     """Within it SIGTERM and SIGHUP end this process as an exception does: trainings must not go on without it."""
 
     def end(number: int, frame: Any) -> None:

@@ -20,6 +20,7 @@ import yaml
 
 from efa_addons.config import EFAConfig, check_types
 from efa_addons.errors import EFAError, unknown_names
+from efa_addons.studies.common import MAX_SEED
 from efa_addons.studies.cost import Cost
 from efa_addons.studies.dynamics import Dynamics
 from efa_addons.studies.hosts import NAMES as HOSTS
@@ -29,6 +30,10 @@ LITERATURE = ("data", "label", "source", "note", "metrics")  # keys of others' f
 SIZES = ("quick", "paper", "tiny")
 # one seed, two epochs and a handful of structures: that every step runs, not what it finds
 TINY: dict[str, Any] = {"seeds": [0], "training": {"num_epochs": 2, "batch_size": 4}, "model": {"num_features": 4}}
+TINY_MEASURES: dict[str, dict[str, Any]] = {
+    "dynamics": {"picoseconds": 0.002, "seeds": TINY["seeds"]},
+    "cost": {"num_atoms": [10, 20], "repeats": 1},
+}
 BASE = "base"  # name of its data and label of its variant
 T = TypeVar("T")
 
@@ -138,15 +143,9 @@ class Cell:
     cost: Cost | None = None
 
     @property
-    def place(self) -> tuple[str, str, str]:
-        """What it has in common with the same cell of other hosts."""
-        return self.data.name, self.variant.name, f"seed-{self.seed}"
-
-    @property
     def name(self) -> str:
         """Of its folder."""
-        data, variant, seed = self.place
-        return "/".join((data, self.host, variant, seed))
+        return f"{self.data.name}/{self.host}/{self.variant.name}/seed-{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -188,9 +187,9 @@ class Study:
         if size not in SIZES:
             raise unknown_names("size", [size], SIZES)
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = yaml.load(path.read_text(encoding="utf-8"), _OneOfEach)
             return cls.from_dict(path.stem, content, size, path.absolute().parent)
-        except (EFAError, yaml.YAMLError) as error:
+        except (EFAError, yaml.YAMLError, UnicodeError) as error:
             raise EFAError(f"{path}: {error}") from error
 
     @classmethod
@@ -202,9 +201,9 @@ class Study:
         content = _merged(content, _mapping(f"sizes: {size}", sizes.get(size) or {}))
         if size == "tiny":
             content = _merged({**content, "host_training": {}}, TINY)
-            for key, smaller in (("dynamics", {"picoseconds": 0.002}), ("cost", {"num_atoms": [10, 20], "repeats": 1})):
-                if content.get(key):
-                    content[key] = {**content[key], **smaller}
+            for key, smaller in TINY_MEASURES.items():
+                if content.get(key) is not None:
+                    content[key] = {**_mapping(key, content[key]), **smaller}
         keys = [entry.name for entry in dataclasses.fields(cls) if entry.name not in ("name", "size")]
         _known("key", content, keys)
         missing = [key for key in ("title", "question", "data", "variants") if key not in content]
@@ -217,12 +216,13 @@ class Study:
         training = _typed(TrainingSettings, "training", content.get("training", {}))
         hosts = _hosts("hosts", content.get("hosts", HOSTS), HOSTS)
         seeds = content.get("seeds", cls.seeds)
-        if not isinstance(seeds, list | tuple) or not seeds or not all(type(seed) is int for seed in seeds):
-            raise EFAError(f"seeds must be a list of integers, got {seeds!r}.")
+        if not isinstance(seeds, list | tuple) or not seeds or not all(map(_is_seed, seeds)):
+            raise EFAError(f"seeds must be a list of integers, 0 to {MAX_SEED}, got {seeds!r}.")
         units = content.get("units", "eV")
         if units not in ("eV", "arbitrary"):
             raise EFAError(f"units must be eV or arbitrary, got {units!r}.")
-        base = _base(content["base"], training, size, folder) if content.get("base") else None
+        given = {key for key in ("base", "dynamics", "cost") if content.get(key) is not None}  # {}: as they are by default
+        base = _base(content["base"], training, size, folder) if "base" in given else None
         data = _all_data(content["data"], size, folder, base)
         return cls(
             name=name,
@@ -239,8 +239,8 @@ class Study:
             literature=_literature(content.get("literature") or (), data),
             host_training=_host_training(content.get("host_training", {}), training),
             base=base,
-            dynamics=_dynamics(content["dynamics"], hosts, content["variants"], seeds) if content.get("dynamics") else None,
-            cost=_typed(Cost, "cost", content["cost"]) if content.get("cost") else None,
+            dynamics=_dynamics(content["dynamics"], hosts, content["variants"], seeds) if "dynamics" in given else None,
+            cost=_typed(Cost, "cost", content["cost"]) if "cost" in given else None,
         )
 
     def cells(self) -> Iterator[Cell]:
@@ -261,6 +261,22 @@ class Study:
             return None
         training = dataclasses.replace(self.base.training, **self.host_training.get(host, {}))
         return Cell(self.base.data, host, Variant(BASE), self.model, training, seed)
+
+
+class _OneOfEach(yaml.SafeLoader):
+    """Keys that stand twice are errors: of two variants of the same name the first would be gone."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise EFAError(
+                        f"line {key.start_mark.line + 1}: {key.value} stands here a second time. Remove or rename one."
+                    )
+                seen.add(key.value)
+        return node
 
 
 def _host_training(content: Any, training: TrainingSettings) -> dict[str, Mapping[str, Any]]:
@@ -331,16 +347,35 @@ def _data(name: Any, content: Any, size: str, folder: Path | None) -> DataSpec:
         options |= chosen.tiny
     _known(f"option of {source}", options, chosen.options)
     for key, value in options.items():
-        default = chosen.options[key]
-        if isinstance(default, int | float) and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise EFAError(f"data: {name}: {key} must be a number, got {value!r}.")
-        if isinstance(default, str) and not isinstance(value, str):
-            raise EFAError(f"data: {name}: {key} must be text, got {value!r}.")
+        if expected := _other_kind(key, value, chosen.options[key]):
+            raise EFAError(f"data: {name}: {key} must be {expected}, got {value!r}.")
     if missing := [key for key, default in chosen.options.items() if default is inspect.Parameter.empty and key not in options]:
         raise EFAError(f"data: {name}: missing: {', '.join(missing)}.")
     for key in [key for key in chosen.files if options.get(key) is not None]:
         options[key] = _located(f"data: {name}: {key}", options[key], folder)
     return DataSpec(name, source, options)
+
+
+def _other_kind(key: str, value: Any, default: Any) -> str:
+    """What an option of a source must be, by its default, where the value is something else."""
+    if key == "seed" and not _is_seed(value):
+        return f"an integer, 0 to {MAX_SEED}"
+    if type(default) is int and type(value) is not int:
+        return "an integer"
+    if type(default) is float and type(value) not in (int, float):
+        return "a number"
+    if isinstance(default, str) and not isinstance(value, str):
+        return "text"
+    if isinstance(default, tuple):
+        kinds = {"an integer": (int,), "a number": (int, float), "text": (str,)}
+        kind = {int: "an integer", float: "a number", str: "text"}[type(default[0])]
+        if not isinstance(value, list | tuple) or not value or not all(type(entry) in kinds[kind] for entry in value):
+            return f"a list, each entry {kind}"
+    return ""
+
+
+def _is_seed(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MAX_SEED
 
 
 def _located(where: str, value: Any, folder: Path | None) -> Any:
@@ -390,7 +425,9 @@ def _variant(label: Any, content: Any, hosts: tuple[str, ...], model: ModelSetti
         raise EFAError(f"a variant cannot be called {BASE}: that is what the study's base is called. Take another label.")
     _known(f"key of variant {label}", options, ("efa", "model", "hosts"))
     efa = options.get("efa")
-    if efa is not None:
+    if "efa" in options:
+        if efa is None:
+            raise EFAError(f"efa of {label} is empty: {{}} takes its defaults; for a model without EFA leave the key out.")
         EFAConfig.from_dict(_mapping(f"efa of {label}", efa))
     _typed(ModelSettings, f"model of {label}", {**dataclasses.asdict(model), **_mapping(label, options.get("model", {}))})
     chosen = options.get("hosts")

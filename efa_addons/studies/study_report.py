@@ -12,7 +12,7 @@ from efa_addons.errors import EFAError
 from efa_addons.studies import cumulene, facts, page, pictures, tables
 from efa_addons.studies.drawing import looks
 from efa_addons.studies.grouping import WITHOUT, Section, Table, run_name, sections, variants
-from efa_addons.studies.record import FILE, Record, read_all
+from efa_addons.studies.record import FILE, Missing, Record, read_all
 from efa_addons.version import __version__
 
 REPORT, TABLE, PAGE, PICTURES = "report.md", "table.csv", "report.html", "pictures"
@@ -27,11 +27,13 @@ def write(folder: Path | str) -> list[Path]:
     """
     folder = Path(folder)
     cumulene.require("matplotlib", "data")
-    records, left = read(folder)
-    found = sections(records)
+    records, left, missing = read(folder)
+    found = sections(records, missing)
     styles = looks(_order(records))
     drawn = {section.name: pictures.draw(folder / PICTURES, section, styles) for section in found}
     said = [f"Left out, since their study no longer has them: {', '.join(left)}."] if left else []
+    if missing:
+        said.append(f"Not run yet, or not to the end: {', '.join(_below(folder, run.folder) for run in missing)}.")
     made = " ".join([f"Made by efa_addons {__version__}: efa-addons report.", *said])
     (folder / REPORT).write_text(markdown(found, drawn, folder, made), encoding="utf-8")
     tables.write_csv(folder / TABLE, found)
@@ -43,11 +45,12 @@ def write(folder: Path | str) -> list[Path]:
     return paths
 
 
-def read(folder: Path) -> tuple[list[Record], list[str]]:
-    """All records below a folder that their studies have as they stand, each run once; and the folders of other runs."""
+def read(folder: Path) -> tuple[list[Record], list[str], list[Missing]]:
+    """All records below a folder that their studies have as they stand, each run once; the folders of other runs; and what
+    is missing."""
     if not folder.is_dir():
         raise EFAError(f"{folder} is not a folder: give the one that efa-addons study wrote its runs to.")
-    records, left = read_all(folder)
+    records, left, missing = read_all(folder)
     if not records and not left:
         raise EFAError(
             f"no {FILE} below {folder}: give the folder that efa-addons study wrote its runs to, or run a study first."
@@ -58,7 +61,11 @@ def read(folder: Path) -> tuple[list[Record], list[str]]:
         if key in seen:
             raise EFAError(f"{path} and {seen[key]} are the same run ({run_name(record)}): report on their folders one by one.")
         seen[key] = path
-    return list(records.values()), [path.parent.relative_to(folder).as_posix() for path in left]
+    return list(records.values()), [_below(folder, path.parent) for path in left], missing
+
+
+def _below(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def markdown(found: Sequence[Section], drawn: Pictures, folder: Path, made: str) -> str:

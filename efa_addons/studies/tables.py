@@ -55,8 +55,10 @@ def notes(table: Table) -> list[str]:
         several = "Mean ± standard deviation over the finished seeds of training, all on the same data"
         found.append(
             f"{several if len(table.seeds) > 1 else 'One seed'} (seeds: {', '.join(map(str, table.seeds))}); errors on the "
-            f"test set where no other is named. Ratios are to the mean error of the same host {WITHOUT}."
+            "test set where no other is named."
         )
+    if any(column.key.endswith("_ratio") for column in cols.columns(table)):
+        found.append(f"Ratios are to the mean error of the same host {WITHOUT}.")
     limits = cols.wall_limits(table)
     if limits and any(record.curve for record in table.finished):
         times = "; ".join(

@@ -12,7 +12,8 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -65,17 +66,22 @@ def run(folder: Path, forked: bool = False) -> Record:
     job = Job(**json.loads((folder / JOB).read_text()))
     host = hosts.load(job.record["host"])
     known = {**job.record, "versions": versions(host), "hardware": hardware(job)}
+    found: dict[str, Any] = {}
+    outcome = {"status": "finished"}
     try:
-        found = _train_and_evaluate(job, host, folder, forked)
-        record = Record(**{**known, **found}, status="finished")
-    except Exception as error:  # whatever a host does: it is said in the record, and the study goes on
-        record = Record(**known, status="failed", error=f"{type(error).__name__}: {error}")
+        for part in _train_and_evaluate(job, host, folder, forked):
+            found |= part
+    except Exception as error:  # whatever a host does: it is said in the record, with what there was, and the study goes on
+        traceback.print_exc()
+        outcome = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+    record = Record(**{**known, **found, **outcome})
     record = dataclasses.replace(record, seconds={**record.seconds, "total": time.monotonic() - start})
     record.save(folder)
     return record
 
 
-def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path, forked: bool) -> dict[str, Any]:
+def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path, forked: bool) -> Iterator[dict[str, Any]]:
+    """Fields of the record, as they are known."""
     settings, data = job.record["settings"], Path(job.data)
     model, training = ModelSettings(**settings["model"]), TrainingSettings(**settings["training"])
     # MACE leaves out a batch that is not full, the others take it: of a smaller set all hosts make one batch
@@ -84,8 +90,10 @@ def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path, forked: bool) 
     if job.base is not None:
         base = host.model_file(NAME, Path(job.base) / TRAINING)
         # a training that failed leaves half-trained models behind
-        if not (base.exists() and Record.read(Path(job.base) / FILE).finished):
+        if not Record.read(Path(job.base) / FILE).finished:
             raise EFAError(f"there is no model to go on from: its training failed, see {job.base}.")
+        if not base.exists():
+            raise EFAError(f"there is no model to go on from: {base} is gone. Remove {job.base}, and run the study again.")
     flags = host.settings(model, training, settings["efa"], job.record["seed"], elements(data), job.device, base)
     run = Run(host, hosts.Variant(NAME, job.record["variant"], "study"), folder / TRAINING, data, flags, base)
     memory = run.folder / MEMORY
@@ -96,25 +104,21 @@ def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path, forked: bool) 
             time.sleep(POLL)
         run.finish(code)
         memory.write_text(str(peak_memory()))
+    yield {
+        "seconds": {"training": host.seconds_per_epoch(run.folder) * training.num_epochs},
+        "peak_memory": float(memory.read_text()),
+        "curve": tuple(host.curve(run.folder)),
+        "settings": {**settings, "command": run.command},
+    }
     calculator, parameters = host.calculator(run.model, job.device)
     metrics, profiles = evaluate(calculator, data)
-    further: dict[str, Any] = {}
+    yield {"num_parameters": parameters, "metrics": metrics, "profiles": profiles}
     if settings["dynamics"] is not None:
         dynamics = Dynamics(**settings["dynamics"])
         if dynamics.wanted(*(job.record[key] for key in ("host", "variant", "seed"))):
-            further["dynamics"] = nve(calculator, cumulene.read(data, dynamics.set)[dynamics.index], dynamics)
+            yield {"dynamics": nve(calculator, cumulene.read(data, dynamics.set)[dynamics.index], dynamics)}
     if settings["cost"] is not None:
-        further["cost"] = measure(calculator, Cost(**settings["cost"]), elements(data), job.device)
-    return {
-        "num_parameters": parameters,
-        "seconds": {"training": host.seconds_per_epoch(run.folder) * training.num_epochs},
-        "peak_memory": float(memory.read_text()),
-        "metrics": metrics,
-        "profiles": profiles,
-        "curve": tuple(host.curve(run.folder)),
-        **further,
-        "settings": {**settings, "command": run.command},
-    }
+        yield {"cost": measure(calculator, Cost(**settings["cost"]), elements(data), job.device)}
 
 
 def elements(data: Path, names: Sequence[str] | None = None) -> list[str]:

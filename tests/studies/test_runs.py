@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from efa_addons.errors import EFAError
-from efa_addons.studies import demo, hosts
+from efa_addons.studies import demo, hosts, runs
 from efa_addons.studies.hosts import epochs
 from efa_addons.studies.runs import Run
 
@@ -67,6 +70,26 @@ def test_a_failing_run_shows_its_log_and_command(fake_run):
         demo.train([run])
     assert "The command was" in str(error.value) and "--epochs=2 --efa" in str(error.value)
     assert not run.is_finished()
+
+
+def test_a_signal_ends_the_demonstration_with_its_trainings(fake_run, monkeypatch):
+    run = fake_run("import sys, time; from pathlib import Path; Path(sys.argv[1], 'begun').touch(); time.sleep(600)")
+    started = []
+
+    def end_when_begun(folder):
+        if (folder / "begun").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    def popen(*given, **options):
+        started.append(subprocess.Popen(*given, **options))
+        return started[0]
+
+    run.host.epochs_done = end_when_begun
+    monkeypatch.setattr(runs, "subprocess", SimpleNamespace(Popen=popen, STDOUT=subprocess.STDOUT))
+    with pytest.raises(SystemExit):
+        demo.train([run])
+    assert started[0].poll() == -signal.SIGTERM
 
 
 def test_a_run_that_leaves_no_model_has_failed(fake_run):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 pytest.importorskip("ase")
@@ -20,6 +22,8 @@ pytest.importorskip("ase")
 from efa_addons import cli
 from efa_addons.errors import EFAError
 from efa_addons.studies import environments, forks, hosts, runner, sources, worker
+from efa_addons.studies.cost import Cost
+from efa_addons.studies.dynamics import Dynamics
 from efa_addons.studies.environments import Environment
 from efa_addons.studies.record import FORMAT, Record, read_all, same_split
 from efa_addons.studies.runs import split
@@ -98,6 +102,26 @@ def test_sizes_change_what_they_name():
     assert paper.data[0].options["num_train"] == 500
     assert tiny.seeds == (0,) and tiny.training.num_epochs == 2 and tiny.model.cutoff == 4.0
     assert tiny.data[0].options["num_train"] == sources.SOURCES["two_atoms"].tiny["num_train"]
+    other = load("tiny", seeds=[1, 2], dynamics={"seeds": [1]})
+    assert other.seeds == other.dynamics.seeds == (0,)
+
+
+def test_empty_sections_are_sections_with_defaults():
+    study = load(dynamics={}, cost={})
+    assert study.dynamics == Dynamics() and study.cost == Cost()
+    assert load().dynamics is None and load(cost=None).cost is None
+
+
+def test_keys_that_stand_twice_are_refused(tmp_path):
+    path = tmp_path / "pairs.yaml"
+    path.write_text(yaml.safe_dump(CONTENT) + "seeds: [5]\n")
+    with pytest.raises(EFAError, match=r"pairs.yaml: line \d+: seeds stands here a second time"):
+        Study.load(path)
+    path.write_text(
+        yaml.safe_dump({**CONTENT, "variants": {}}).replace("variants: {}", "variants: { a: &a {}, b: {<<: *a}, a: {} }")
+    )
+    with pytest.raises(EFAError, match="a stands here a second time"):
+        Study.load(path)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +137,8 @@ def test_sizes_change_what_they_name():
         ({"variants": {"a": {"modell": {}}}}, "modell.*model"),
         ({"variants": {"a": {"hosts": ["painn"]}}, "hosts": ["mace"]}, "painn.*mace"),
         ({"units": "kcal"}, "kcal"),
-        ({"seeds": 3}, "seeds must be a list of integers, got 3"),
+        ({"seeds": [-1]}, "seeds must be a list of integers, 0 to 4294967295, got \\[-1\\]"),
+        ({"seeds": 3}, "seeds must be a list of integers, 0 to 4294967295, got 3"),
         ({"variants": {"EFA 1": {}, "EFA (1)": {}}}, "EFA 1.*EFA \\(1\\).*same folder"),
         ({"variants": {"!": {}}}, "same folder ''"),
         ({"variants": {"..": {}}}, "same folder ''"),
@@ -135,7 +160,15 @@ def test_sizes_change_what_they_name():
         ({"variants": {10: {}}}, "label of a variant must be text, got 10"),
         ({"training": {"num_epochs": 0}}, "num_epochs must be a positive number, got 0"),
         ({"model": {"cutoff": -1.0}}, "cutoff must be a positive number, got -1.0"),
-        ({"data": {"two_atoms": {"num_train": "200"}}}, "two_atoms: num_train must be a number, got '200'"),
+        ({"data": {"two_atoms": {"num_train": "200"}}}, "two_atoms: num_train must be an integer, got '200'"),
+        ({"data": {"two_atoms": {"num_train": 10.5}}}, "two_atoms: num_train must be an integer, got 10.5"),
+        ({"data": {"two_atoms": {"seed": -1}}}, "two_atoms: seed must be an integer, 0 to 4294967295, got -1"),
+        ({"data": {"two_atoms": {"r_max": "far"}}}, "two_atoms: r_max must be a number, got 'far'"),
+        ({"data": {"nacl": {"sizes": 39}}}, "nacl: sizes must be a list, each entry an integer, got 39"),
+        ({"data": {"dimers": {"tail": [7.0, "x"]}}}, "dimers: tail must be a list, each entry a number, got"),
+        ({"data": {"dimers": {"dimers": "cl_hf"}}}, "dimers: dimers must be a list, each entry text, got 'cl_hf'"),
+        ({"variants": {"with EFA": {"efa": None}}}, "efa of with EFA is empty: {} takes its defaults"),
+        ({"base": {}}, "base: missing: data"),
         ({"literature": "paper"}, "literature must be a list"),
         ({"literature": [{"lable": "paper"}]}, "lable.*label"),
         ({"literature": [{"source": "paper"}]}, "needs a label"),
@@ -285,9 +318,13 @@ def test_a_scan_without_structures_is_not_missed(tmp_path, fake):
         assert len(ran(tmp_path)) == times
 
 
-def test_another_device_is_another_run(tmp_path, fake, capsys):
+def test_another_device_is_another_run(tmp_path, fake, capsys, monkeypatch):
     run(tmp_path)
     ran(tmp_path)
+    if not torch.cuda.is_available():
+        with pytest.raises(EFAError, match="device cuda: the torch of .* finds no GPU"):
+            runner.run(load("tiny", seeds=[0], hosts=["mace"]), tmp_path / "out", device="cuda")
+    monkeypatch.setattr(runner, "require_device", lambda *given: None)
     runner.run(load("tiny", seeds=[0], hosts=["mace"]), tmp_path / "out", device="cuda")
     assert len(ran(tmp_path)) == 3 and "3 finished runs are of other settings" in capsys.readouterr().out
 
@@ -308,13 +345,13 @@ def test_two_at_a_time_are_refused(tmp_path, fake):
 @pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", None)])
 def test_a_signal_ends_a_study_as_an_exception_does(number):
     before = signal.getsignal(number)
-    with pytest.raises(SystemExit) as error, runner._ending_by_signals():
+    with pytest.raises(SystemExit) as error, runner.ending_by_signals():
         os.kill(os.getpid(), number)
         time.sleep(10)
     assert error.value.code == 128 + number and signal.getsignal(number) == before
 
 
-def train_by(script: str, tmp_path: Path, monkeypatch, base: Path | None = None, done: int = 1) -> Record:
+def train_by(script: str, tmp_path: Path, monkeypatch, base: Path | None = None, done: int = 1, **changes) -> Record:
     """What a worker makes of a host whose training is a script and says that `done` of two epochs are done."""
     data = sources.write(tmp_path / "data", "two_atoms", sources.SOURCES["two_atoms"].tiny)
     host = SimpleNamespace(
@@ -329,7 +366,7 @@ def train_by(script: str, tmp_path: Path, monkeypatch, base: Path | None = None,
         curve=lambda folder: [{"epoch": done, "seconds": 1.0, "energy_mae": 1.0, "force_mae": 1.0}],
     )
     monkeypatch.setattr(worker.hosts, "load", lambda name: host)
-    study = load("tiny", seeds=[0], hosts=["mace"])
+    study = load("tiny", seeds=[0], hosts=["mace"], **changes)
     known = runner._known(study, "cpu", next(study.cells()), split(data), None)
     job = Job(known, str(data), "cpu", 1, None if base is None else str(base))
     job.save(tmp_path / "run")
@@ -353,11 +390,19 @@ def test_a_training_that_ends_early_is_a_failed_run(tmp_path, monkeypatch):
         assert (tmp_path / "count").read_text() == times * "trained\n"
 
 
-def test_what_fails_after_the_training_does_not_cost_it(tmp_path, monkeypatch):
+def test_what_fails_after_the_training_does_not_cost_it(tmp_path, monkeypatch, capsys):
     found = {"test": {"energy_mae": 1.0}}
     with monkeypatch.context() as patch:
         patch.setattr(worker, "evaluate", lambda calculator, data: 1 / 0)
         assert "ZeroDivisionError" in train_by(COUNTS, tmp_path, monkeypatch, done=2).error
+    assert "line" in capsys.readouterr().err  # where it was
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "evaluate", lambda calculator, data: (found, {}))
+        patch.setattr(worker, "nve", lambda *given: 1 / 0)
+        record = train_by(COUNTS, tmp_path, monkeypatch, done=2, dynamics={})
+        assert (
+            not record.finished and record.metrics == found and record.num_parameters == 7 and record.seconds["training"] == 3.0
+        )
     monkeypatch.setattr(worker, "evaluate", lambda calculator, data: (found, {}))
     record = train_by(COUNTS, tmp_path, monkeypatch, done=2)
     assert record.finished and record.metrics == found and record.peak_memory > 0 and record.seconds["training"] == 3.0
@@ -376,7 +421,11 @@ def test_nothing_goes_on_from_a_base_that_failed(tmp_path, monkeypatch):
     known = runner._known(study, "cpu", next(study.cells()), {}, None)
     Record(**known, versions={}, hardware="", status="failed").save(base)
     record = train_by("raise SystemExit('trained')", tmp_path, monkeypatch, base)
-    assert not record.finished and "no model to go on from" in record.error
+    assert not record.finished and "no model to go on from: its training failed" in record.error
+    (base / worker.TRAINING / "model").unlink()
+    Record(**known, versions={}, hardware="", status="finished").save(base)
+    record = train_by("raise SystemExit('trained')", tmp_path, monkeypatch, base)
+    assert not record.finished and "model is gone. Remove" in record.error
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is(tmp_path, fake):
@@ -387,6 +436,9 @@ def test_what_cannot_be_run_is_refused_before_anything_is(tmp_path, fake):
         run(tmp_path, dynamics={"set": "tset"})
     with pytest.raises(EFAError, match="index must be below 2.*got 2"):
         run(tmp_path, dynamics={"index": 2})
+    with pytest.raises(EFAError, match="structure 0 of pairs's set test is one atom"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner.cumulene, "read", lambda folder, name: ["A"])
+        run(tmp_path, dynamics={})
     with pytest.raises(EFAError, match="parallel.*got -1"):
         runner.run(load("tiny"), tmp_path / "out", parallel=-1)
     assert ran(tmp_path) == []
@@ -481,6 +533,32 @@ def test_the_exit_status_tells_whether_some_runs_failed_or_all(tmp_path, fake, c
     assert cli.main(command) == 0
 
 
+def test_commands_that_cannot_run_are_one_line(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    binary, taken = tmp_path / "pairs.yaml", tmp_path / "taken"
+    binary.write_bytes(b"title: \xff\xfe")
+    taken.write_text("a file")
+    commands = [
+        (["study", str(tmp_path)], "directory"),
+        (["study", str(binary)], "pairs.yaml: 'utf-8' codec"),
+        (["demo", "--quick", "--out", str(taken)], "taken"),
+    ]
+    for command, message in commands:
+        assert cli.main(command) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+    for command in (["demo", "--seed", "-1"], ["insert", "a", "b", "--seed", "99999999999"]):
+        with pytest.raises(SystemExit):
+            cli.main(command)
+        assert "must be an integer, 0 to 4294967295, got" in capsys.readouterr().err
+
+
+def test_options_that_make_no_structures_are_said(tmp_path):
+    for source, options in (("two_atoms", {"r_min": 5.0, "r_max": 4.0}), ("dimers", {"distances": [4.0]})):
+        with pytest.raises(EFAError, match="r_min must be positive|dimers makes no structures of .*IndexError"):
+            sources.write(tmp_path / source, source, {**sources.SOURCES[source].tiny, **options})
+
+
 def test_runs_that_the_study_has_no_more_are_left_out_of_its_report(tmp_path, fake):
     pytest.importorskip("matplotlib")
     path, out = tmp_path / "pairs.yaml", tmp_path / "out"
@@ -502,14 +580,51 @@ def test_runs_that_the_study_has_no_more_are_left_out_of_its_report(tmp_path, fa
     changes = {"variants": {"without EFA": {}, "new": {"efa": {}}}, "seeds": [1]}
     labels, text = studied("mace", **changes)
     assert labels == {"MACE, base", "MACE, without EFA", "MACE, new", "PaiNN, base", "PaiNN, without EFA"}
+    assert "Not run yet, or not to the end: pairs/painn/new/seed-1." in text
     left = [f"pairs/{host}/with-efa/seed-{seed}" for host in ("mace", "painn") for seed in (0, 1)]
     left += [f"{run}/seed-0" for host in ("mace", "painn") for run in (f"base/{host}/base", f"pairs/{host}/without-efa")]
     assert f"Left out, since their study no longer has them: {', '.join(sorted(left))}." in text
     again, text = reported(out, ["report", str(out)])
     assert again == labels and all(f"pairs/quick/{run}" in text for run in left)
+    (out / "pairs/quick/cells.json").write_text("[")
+    assert cli.main(["report", str(out)]) == 2
     (out / "pairs/quick/cells.json").unlink()
     again, text = reported(out, ["report", str(out)])
     assert again == labels | {"MACE, with EFA", "PaiNN, with EFA"} and "Left out" not in text
+
+
+def test_what_was_not_run_counts_among_the_seeds(tmp_path, fake, capsys):
+    pytest.importorskip("matplotlib")
+    runner.run(load(hosts=["mace", "painn"], variants=ALIKE), tmp_path / "out", hosts=["mace"])
+    report = ["report", str(tmp_path / "out")]
+    assert cli.main(report) == 0 and "Not run" not in capsys.readouterr().out  # of PaiNN nothing was
+    (tmp_path / "out/pairs/quick/pairs/mace/with-efa/seed-1/run.json").unlink()
+    shutil.rmtree(tmp_path / "out/pairs/quick/pairs/mace/without-efa")
+    assert cli.main(report) == 0
+    missing = ["without-efa/seed-0", "without-efa/seed-1", "with-efa/seed-1"]
+    said = f"Not run yet, or not to the end: {', '.join(f'pairs/quick/pairs/mace/{run}' for run in missing)}."
+    assert said.replace(" ", "") in capsys.readouterr().out.replace(" ", "").replace("\n", "")
+    with (tmp_path / "out/table.csv").open(encoding="utf-8") as file:
+        assert [(row["variant"], row["seeds_finished"], row["seeds_all"]) for row in csv.DictReader(file)] == [
+            ("with EFA", "1", "2")
+        ]
+
+
+def test_structures_that_a_base_was_trained_on_are_counted(tmp_path, fake, capsys):
+    path = sources.write(tmp_path / "made", "two_atoms", {"num_train": 8, "num_valid": 1, "num_test": 3, "num_scan": 0})
+    known = {"source": "files", "train": str(path / "train.xyz"), "test": str(path / "test.xyz")}
+    base = {
+        "data": {
+            "source": "files",
+            "train": str(path / "test.xyz"),
+            "valid": str(path / "valid.xyz"),
+            "test": str(path / "valid.xyz"),
+        }
+    }
+    study = load(seeds=[0], hosts=["mace"], variants=ALIKE, data={"pairs": known}, base=base)
+    capsys.readouterr()
+    runner.run(study, tmp_path / "out")
+    assert "pairs: structures that are in the training set of the study's base, too: 3 of 3 in test;" in capsys.readouterr().out
 
 
 def test_what_goes_on_from_a_base_waits_for_it(tmp_path, fake):

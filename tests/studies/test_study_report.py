@@ -602,6 +602,13 @@ def test_cost_is_a_column_for_each_size_and_a_picture():
     np.testing.assert_allclose(memory.lines[0].get_ydata(), [5, 50])
 
 
+def test_a_scan_that_is_called_as_another_picture_has_a_file_of_its_own(tmp_path):
+    records = [run(metrics={"epochs": errors(0.05)}, profiles={"epochs": profile((1.0, 2.0), (1.1, 2.1))})]
+    (section,) = grouping.sections(records)
+    (drawn,) = pictures.draw(tmp_path, section, LOOKS).values()
+    assert len({*drawn}) == len(drawn) == 3 and {path.name for path in drawn} == {path.name for path in tmp_path.iterdir()}
+
+
 def test_others_figures_of_a_scan_have_a_column():
     metrics = {"test": errors(0.002), "scan": errors(0.05)}
     row = {"label": "paper", "metrics": {"scan": {"energy_mae": 0.039}}}

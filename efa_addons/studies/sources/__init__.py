@@ -52,7 +52,14 @@ def write(folder: Path | str, source: str, options: Mapping[str, Any]) -> Path:
     if stamp.exists() and stamp.read_text() == text:
         return folder
     ase_write = require("ase.io", "data").write
-    data = SOURCES[source].make(**options)
+    try:
+        data = SOURCES[source].make(**options)
+    except EFAError:
+        raise
+    except (ValueError, TypeError, LookupError) as error:  # of numbers that make no structure, where they are not looked at
+        raise EFAError(
+            f"data: {folder.name}: {source} makes no structures of {dict(options)} ({type(error).__name__}: {error})."
+        ) from error
     folder.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)  # what is interrupted here has none
     for path in folder.glob("*.xyz"):
@@ -63,21 +70,22 @@ def write(folder: Path | str, source: str, options: Mapping[str, Any]) -> Path:
         elif name in ("train", "valid"):
             raise EFAError(f"the data of {source} have no structure in {name}: ask for one or more ({dict(options)}).")
     (folder / SCANS).write_text(json.dumps({name: asdict(scan) for name, scan in data.scans.items()}, indent=2) + "\n")
-    _say_known(folder.name, data.sets)
+    others = {kind: structures for kind, structures in data.sets.items() if kind != "train"}
+    say_known(folder.name, data.sets["train"], others, "the training set")
     stamp.write_text(text)
     return folder
 
 
-def _say_known(name: str, sets: Mapping[str, Sequence[Atoms]]) -> None:
+def say_known(name: str, train: Sequence[Atoms], sets: Mapping[str, Sequence[Atoms]], where: str) -> None:
     """One line on structures that are trained on and evaluated: the same atoms in the same order, positions to 1e-3 Å."""
-    keys = {
-        kind: [(atoms.numbers.tobytes(), (atoms.positions.round(3) + 0.0).tobytes()) for atoms in structures]  # -0.0 is 0.0
-        for kind, structures in sets.items()
-    }
-    train = {*keys.pop("train")}
-    known = {kind: sum(key in train for key in found) for kind, found in keys.items()}
-    if said := ", ".join(f"{num} of {len(keys[kind])} in {kind}" for kind, num in known.items() if num):
-        print(f"warning: {name}: structures that are in the training set, too: {said}; errors there are too small")
+
+    def keys(structures: Sequence[Atoms]) -> list[tuple[bytes, bytes]]:
+        return [(atoms.numbers.tobytes(), (atoms.positions.round(3) + 0.0).tobytes()) for atoms in structures]  # -0.0 is 0.0
+
+    seen = {*keys(train)}
+    known = {kind: sum(key in seen for key in keys(structures)) for kind, structures in sets.items()}
+    if said := ", ".join(f"{num} of {len(sets[kind])} in {kind}" for kind, num in known.items() if num):
+        print(f"warning: {name}: structures that are in {where}, too: {said}; errors there are too small")
 
 
 def scans(folder: Path) -> dict[str, Scan]:

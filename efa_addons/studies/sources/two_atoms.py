@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from efa_addons.errors import EFAError
 from efa_addons.studies.common import labelled, require
 from efa_addons.studies.sources.base import Data, Scan, draw
 from efa_addons.studies.sources.pairs import pair_sum
@@ -33,6 +34,8 @@ def make(
 ) -> Data:
     """Distances uniform in [r_min, r_max], in random directions; `scan` runs over them, its tail over the farther half."""
     ase = require("ase", "data")
+    if not 0 < r_min < r_max:
+        raise EFAError(f"two_atoms: r_min must be positive and below r_max, got r_min={r_min} and r_max={r_max}.")
 
     def pair(r: float, direction: np.ndarray) -> Atoms:
         positions = np.array([np.zeros(3), r * direction])

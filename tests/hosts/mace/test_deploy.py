@@ -6,6 +6,7 @@ import json
 from copy import deepcopy
 from pathlib import Path
 
+import ase.io
 import pytest
 import torch
 from e3nn.util import jit
@@ -98,6 +99,15 @@ def test_insert_takes_max_length_from_data_or_says_what_it_took(trained, workspa
     config = efa_config(load(tmp_path / "b.model"))
     assert config.max_length >= ethanol.get_all_distances().max() - 1e-3 and config.max_length < 6
     assert config.normalization == len(ethanol)
+
+
+def test_a_file_of_structures_may_have_an_at_in_its_name(trained, tmp_path, ethanol, capsys):
+    stock = str(trained("stock", stock=True) / "stock.model")
+    path = tmp_path / "m@3.xyz"
+    ase.io.write(path, ethanol, format="extxyz")
+    assert main(["insert", stock, str(tmp_path / "a.model"), "--data", str(path)]) == 0
+    assert main(["insert", stock, str(tmp_path / "b.model"), "--max_length", "9", "--data", str(tmp_path / "none.xyz")]) == 2
+    assert "none.xyz" in capsys.readouterr().err
 
 
 def test_insert_options_from_a_file(trained, tmp_path, capsys):
