@@ -79,6 +79,8 @@ class EFAConfig:
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> "EFAConfig":
         """Config from a mapping, for example a YAML section. Unknown keys are errors that name the nearest known one."""
+        if not isinstance(options, Mapping):
+            raise EFAError(f"efa must be a mapping of EFA options, got {options!r}.")
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = [str(key) for key in options if key not in known]
         if unknown:

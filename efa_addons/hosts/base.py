@@ -35,6 +35,7 @@ class LayerWithEFA(NamedTuple):
     block: EFABlock
     switch: nn.Module  # what stands between host and block: its attribute `enabled` turns EFA on and off
     local: nn.Module  # the host's own layer, beside which the block stands
+    num_steps: int = 1  # of the host that it serves
 
 
 def chosen_layers(config: EFAConfig, num_layers: int) -> list[int]:
@@ -95,6 +96,17 @@ def refuse_other_settings(given: Mapping[str, Any], carried: EFAConfig) -> None:
         )
 
 
+def other_settings(now: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
+    """What differs between the settings of a model and those of a checkpoint, in words; empty: nothing.
+
+    An earlier version's checkpoint lacks options that this one has: they are at their defaults.
+    """
+    if saved:
+        saved = {**EFAConfig().to_dict(), **saved}
+    names = [name for name in {**now, **saved} if now.get(name) != saved.get(name)]
+    return "; ".join(f"{name}: {now.get(name)} (checkpoint: {saved.get(name)})" for name in names)
+
+
 def refuse_other_elements(structures: Sequence[Atoms], elements: Sequence[str]) -> None:
     """Raises for structures of elements that a model does not know."""
     others = sorted({symbol for atoms in structures for symbol in atoms.symbols} - set(elements))
@@ -111,13 +123,14 @@ def parameters_of(model: nn.Module, layers: Mapping[str, LayerWithEFA]) -> dict[
 
 
 def freeze_base(model: nn.Module, layers: Mapping[str, LayerWithEFA], freeze: bool) -> None:
-    """With `freeze`, of all parameters only those of the blocks are trained.
+    """With `freeze`, of all parameters only those of the blocks are trained; without, all, whatever a saved model says.
 
     Raises:
         EFAError: it is not a boolean: a word of a command line, say, which would count as true.
     """
     if not isinstance(freeze, bool):
         raise EFAError(f"freeze_base must be true or false, got {freeze!r}.")
+    model.requires_grad_(True)
     if not freeze:
         return
     trained = {id(parameter) for parameter in parameters_of(model, layers).values()}
@@ -216,7 +229,7 @@ def describe(
     """One line: layers, method, frequencies, parameters; and EFA's memory in a training step where a batch is given."""
     if config is None:
         return "no EFA"
-    blocks = [layer.block for layer in layers.values()]
+    blocks = [layer.block for layer in layers.values() for _ in range(layer.num_steps)]
     new, total = (sum(p.numel() for p in ps) for ps in (parameters_of(model, layers).values(), model.parameters()))
     kind = "emulated (control)" if config.emulate else _method([block.attention for block in blocks])
     line = (

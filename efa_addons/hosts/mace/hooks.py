@@ -94,7 +94,8 @@ def _get_params_options(original: Callable) -> Callable:
         for parameter in new:
             parameter.requires_grad_(True)
         # here, as conversions (cuEquivariance) come between building the model and this
-        base.freeze_base(model, efa_layers(model), training.freeze_base)
+        if training.freeze_base:  # without, what LoRA and --freeze have frozen stays so
+            base.freeze_base(model, efa_layers(model), True)
         decay = args.weight_decay if training.weight_decay is None else training.weight_decay
         if getattr(args, "lbfgs", False) and (training.lr_factor != 1 or training.weight_decay is not None):
             logging.warning("LBFGS knows one learning rate and no weight decay: EFA's lr_factor and weight_decay are not used.")
@@ -304,14 +305,11 @@ def _refuse_other_checkpoints(args: Any, model: torch.nn.Module) -> None:
     for path in Path(args.checkpoints_dir).glob(f"{glob.escape(tag)}_epoch-*.pt"):
         try:
             saved = torch.load(path, map_location="cpu", weights_only=False, mmap=True).get("efa_config") or {}
-            if saved:  # by an earlier version, perhaps, without options that this one has
-                saved = {**EFAConfig().to_dict(), **saved}
         except Exception as error:  # what a run that was killed has left; MACE goes without it, or says what is wrong
             logging.warning(f"{path} cannot be read, nor whether its EFA is that of this run ({type(error).__name__}: {error})")
             continue
-        changed = [f"{k}: {now.get(k)} (checkpoint: {saved.get(k)})" for k in {**now, **saved} if now.get(k) != saved.get(k)]
-        if changed:
-            others = f"with EFA of other settings: {'; '.join(changed)}"
+        if changed := base.other_settings(now, saved):
+            others = f"with EFA of other settings: {changed}"
             what = others if now and saved else "with EFA, and this run has none" if saved else "without EFA"
             raise EFAError(
                 f"{path} was written {what}. MACE takes up what was written under the same name, at the end of a run if not "

@@ -62,7 +62,7 @@ def strip_efa(model: nn.Module, inplace: bool = False) -> nn.Module:
                 module._modules[name] = child.local
         if hasattr(module, "efa_config"):
             del module.efa_config
-    return model
+    return model.requires_grad_(True)  # freeze_base may have frozen what is left
 
 
 def has_efa(model: nn.Module) -> bool:

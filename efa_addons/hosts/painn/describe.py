@@ -65,7 +65,14 @@ def cutoff_of(model: nn.Module) -> float:
 
 
 def batch_of(model: nn.Module, structures: Sequence[Atoms]) -> dict[str, Tensor]:
-    """What SchNetPack's data loader makes of structures, in the model's dtype and on its device."""
+    """What SchNetPack's data loader makes of structures, in the model's dtype and on its device.
+
+    Charges and spins that a model asks for are taken from `info` by their keys; of structures without them they are 0.
+    """
     like = next(model.parameters())
     converter = AtomsConverter(ASENeighborList(cutoff_of(model)), dtype=like.dtype, device=like.device)
-    return converter([Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc) for atoms in structures])
+    batch = converter([Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc) for atoms in structures])
+    for embedding in representation_of(model).electronic_embeddings:
+        key = embedding.property_key
+        batch[key] = like.new_tensor([float(atoms.info.get(key, 0.0)) for atoms in structures])
+    return batch

@@ -74,21 +74,22 @@ class Base:
     Args:
         path: the best_model.
         cutoff: in the unit of the data.
-        offsets: for each property the AddOffsets of the base.
+        offsets: for each property the AddOffsets of the base that add anything.
     """
 
     path: Path
     cutoff: float
-    offsets: dict[str, AddOffsets]
+    offsets: dict[str, list[AddOffsets]]
 
     @classmethod
     def of(cls, model: nn.Module, path: Path) -> Base:
         """SchNetPack would compute offsets and scales of the new training set; those of the base are kept instead."""
-        offsets = {}
+        offsets: dict[str, list[AddOffsets]] = {}
         for module in model.modules():
             if isinstance(module, AddOffsets):
                 module._mean_initialized = module._atomrefs_initialized = True
-                offsets[module._property] = module
+                if module.add_mean or module.add_atomrefs:
+                    offsets.setdefault(module._property, []).append(module)
             elif isinstance(module, ScaleProperty):
                 module._initialized = True
         return cls(path, float(representation_of(model).cutoff), offsets)
@@ -99,37 +100,14 @@ class Base:
         Raises:
             EFAError: offsets that do not match, or neighbors that the base sees and the data do not have.
         """
-        removed: set[str] = set()
-        for transforms in (datamodule.train_transforms, datamodule.val_transforms, datamodule.test_transforms):
+        for part in ("train", "val", "test"):
+            transforms = getattr(datamodule, f"{part}_transforms")
             for transform in transforms:
                 refuse_smaller_cutoff(transform, self.cutoff)
-                if isinstance(transform, RemoveOffsets):
-                    self._align(transform)
-                    removed.add(transform._property)
-        for name, offsets in self.offsets.items():
-            if name not in removed and (offsets.add_mean or offsets.add_atomrefs):
-                raise EFAError(
-                    f"the base adds offsets to '{name}' and data.transforms remove none: add "
-                    "schnetpack.transform.RemoveOffsets "
-                    f"with {_flags(name, offsets.add_mean, offsets.add_atomrefs, offsets.is_extensive)}."
-                )
+            removers = [transform for transform in transforms if isinstance(transform, RemoveOffsets)]
+            for name in dict.fromkeys([*(remover._property for remover in removers), *self.offsets]):
+                _align(part, self.offsets.get(name, []), [remover for remover in removers if remover._property == name])
         self._look_for_known_structures(datamodule)
-
-    def _align(self, transform: RemoveOffsets) -> None:
-        name = transform._property
-        theirs = _flags(name, transform.remove_mean, transform.remove_atomrefs, transform.is_extensive)
-        offsets = self.offsets.get(name)
-        if offsets is None:
-            raise EFAError(f"data.transforms remove offsets ({theirs}) and the base adds none: leave RemoveOffsets out.")
-        ours = _flags(name, offsets.add_mean, offsets.add_atomrefs, offsets.is_extensive)
-        if ours != theirs:
-            raise EFAError(
-                f"data.transforms remove offsets with {theirs}, and the base adds them with {ours}: make them equal."
-            )
-        if offsets.add_mean:
-            transform.mean = _copy(offsets.mean)
-        if offsets.add_atomrefs:
-            transform.atomref = _copy(offsets.atomref)
 
     def _look_for_known_structures(self, datamodule: Any) -> None:
         """Another model draws another split from the same seed: what was trained on ends up in the test set."""
@@ -163,7 +141,7 @@ def refuse_smaller_cutoff(transform: Any, cutoff: float) -> None:
     if not isinstance(transform, NeighborListTransform | SkinNeighborList):
         return
     of_data = transform.cutoff if isinstance(transform, SkinNeighborList) else transform._cutoff
-    if of_data < cutoff - 1e-6:
+    if of_data < cutoff * (1 - 1e-6):  # the base's is in single precision
         raise EFAError(
             f"data.transforms list neighbors up to {of_data:g} ({type(transform).__name__}), and the base sees them up to "
             f"{cutoff:g}: give the base's cutoff, globals.cutoff={cutoff:g} in most experiments."
@@ -172,6 +150,33 @@ def refuse_smaller_cutoff(transform: Any, cutoff: float) -> None:
 
 def _copy(value: Tensor) -> Tensor:
     return value.detach().clone().cpu()
+
+
+def _align(part: str, adders: list[AddOffsets], removers: list[RemoveOffsets]) -> None:
+    """The offsets of a property that the base adds, for the transforms that remove them from a set of the data.
+
+    Raises:
+        EFAError: not the same ones are removed.
+    """
+    added = [_flags(module._property, module.add_mean, module.add_atomrefs, module.is_extensive) for module in adders]
+    removed = [_flags(module._property, module.remove_mean, module.remove_atomrefs, module.is_extensive) for module in removers]
+    ours, theirs, where = " and ".join(added), " and ".join(removed), f"data.transforms of the {part} set"
+    if adders and not removers:
+        raise EFAError(
+            f"the base adds offsets to '{adders[0]._property}' and {where} remove none: add "
+            f"schnetpack.transform.RemoveOffsets with {ours}."
+        )
+    if not adders:
+        if removers:
+            raise EFAError(f"{where} remove offsets ({theirs}) and the base adds none: leave RemoveOffsets out.")
+        return
+    for kind, value in (("mean", "mean"), ("atomrefs", "atomref")):
+        sources = [module for module in adders if getattr(module, f"add_{kind}")]
+        takers = [module for module in removers if getattr(module, f"remove_{kind}")]
+        if [module.is_extensive for module in sources] != [module.is_extensive for module in takers]:
+            raise EFAError(f"{where} remove offsets with {theirs}, and the base adds them with {ours}: make them equal.")
+        for source, taker in zip(sources, takers, strict=True):
+            setattr(taker, value, _copy(getattr(source, value)))
 
 
 def _flags(name: str, mean: bool, atomrefs: bool, is_extensive: bool) -> str:

@@ -76,7 +76,7 @@ def strip_efa(model: nn.Module) -> nn.Module:
     painn.__class__ = PaiNN
     for name in ("efa_config", "finetuning"):
         painn.__dict__.pop(name, None)
-    return model
+    return model.requires_grad_(True)  # freeze_base may have frozen what is left
 
 
 def without_efa(model: nn.Module) -> AbstractContextManager[None]:

@@ -31,6 +31,7 @@ FORWARD = (
         "    q, mu = q + dq_efa, mu + dmu_efa",
     ),
 )
+SETTINGS = "_extra_state"  # torch's name for it in a state dict
 log = logging.getLogger(__name__)
 
 
@@ -59,8 +60,6 @@ class PaiNNEFA(PaiNN, Transform):
 
     def __init__(self, *, efa: Mapping[str, Any] | EFAConfig, seed: int | None = None, **options: Any) -> None:
         super().__init__(**options)
-        if not isinstance(efa, Mapping | EFAConfig):
-            raise EFAError(f"efa must be a mapping of EFA options, got {efa!r}.")
         attach(self, efa if isinstance(efa, EFAConfig) else EFAConfig.from_dict(efa), seed)
 
     def datamodule(self, value: Any) -> None:
@@ -79,7 +78,17 @@ class PaiNNEFA(PaiNN, Transform):
         if self.finetuning is not None:
             self.finetuning.prepare(value)
             self.finetuning = None
-        log.info(describe(self, usual_num_atoms(value), value.batch_size))
+        batch_size = getattr(value, "batch_size", None)  # a data module of one's own may have none
+        if batch_size is None:
+            log.info(describe(self))
+        else:
+            log.info(describe(self, usual_num_atoms(value), batch_size, _device_of_training(value)))
+
+
+def _device_of_training(datamodule: Any) -> torch.device | None:
+    """To which Lightning moves the model once it has been shown the data."""
+    strategy = getattr(getattr(datamodule, "trainer", None), "strategy", None)
+    return getattr(strategy, "root_device", None)
 
 
 def attach(painn: PaiNN, config: EFAConfig, seed: int | None = None) -> None:
@@ -103,7 +112,7 @@ def attach(painn: PaiNN, config: EFAConfig, seed: int | None = None) -> None:
 
 def resolve(painn: PaiNNEFA, config: EFAConfig) -> None:
     """New blocks with numbers for what was 'auto', and the weights of those that were there."""
-    weights = {name: p for name, p in painn.state_dict().items() if not name.endswith("frequencies")}
+    weights = {name: p for name, p in painn.state_dict().items() if not name.endswith(("frequencies", SETTINGS))}
     attach(painn, config)
     missing, unexpected = painn.load_state_dict(weights, strict=False)
     assert not unexpected and all(name.endswith("frequencies") for name in missing)
@@ -112,19 +121,21 @@ def resolve(painn: PaiNNEFA, config: EFAConfig) -> None:
 def efa_layers(painn: PaiNN) -> dict[str, base.LayerWithEFA]:
     """The layers with EFA: layer0, layer1, …; with shared_interactions one for all."""
     layers: dict[str, base.LayerWithEFA] = {}
-    for i, (mixing, interaction) in enumerate(zip(painn.mixing, painn.interactions, strict=True)):
-        if hasattr(mixing, "efa") and all(mixing.efa is not layer.switch for layer in layers.values()):
-            layers[f"layer{i}"] = base.LayerWithEFA(mixing.efa.block, mixing.efa, interaction)
+    switches = [getattr(mixing, "efa", None) for mixing in painn.mixing]
+    for i, (switch, interaction) in enumerate(zip(switches, painn.interactions, strict=True)):
+        if switch is not None and all(switch is not layer.switch for layer in layers.values()):
+            num_steps = sum(other is switch for other in switches)
+            layers[f"layer{i}"] = base.LayerWithEFA(switch.block, switch, interaction, num_steps)
     return layers
 
 
-def describe(painn: PaiNN, atoms_per_graph: int | None = None, num_graphs: int = 1) -> str:
-    """See `hosts.base.describe`."""
+def describe(painn: PaiNN, atoms_per_graph: int | None = None, num_graphs: int = 1, device: torch.device | None = None) -> str:
+    """See `hosts.base.describe`; `device`: where it will be trained, none given: where it is."""
     layers = efa_layers(painn)
     config = EFAConfig.from_dict(painn.efa_config) if layers else None
     if config is not None and config.needs_data:
         return "EFA whose 'auto' options wait for a training set"
-    device = next(painn.parameters()).device
+    device = device or next(painn.parameters()).device
     return base.describe(painn, layers, len(painn.mixing), config, atoms_per_graph, num_graphs, device)
 
 
@@ -146,6 +157,21 @@ class PaiNNEFALayer(nn.Module):
         self.vectors, self.checks = vectors, checks
         self.waits_for_data = False
         self.enabled = True  # see `insert.without_efa`
+
+    def get_extra_state(self) -> Dict[str, Any]:
+        """The settings, part of every checkpoint: weights alone do not tell what they were trained for."""
+        return self.block.config
+
+    def set_extra_state(self, state: Dict[str, Any]) -> None:
+        if changed := base.other_settings(EFAConfig.from_dict(self.block.config).to_dict(), state):
+            raise EFAError(
+                f"the checkpoint was written with other EFA settings: {changed}. Give the same (numbers for what is 'auto' and "
+                "differs with the training set), or begin another run."
+            )
+
+    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(prefix + SETTINGS, self.block.config)  # of an earlier version, which kept none
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(self, q: Tensor, mu: Tensor, inputs: Dict[str, Tensor]) -> Tuple[Tensor, Tensor]:
         """The residuals to add to q and mu."""

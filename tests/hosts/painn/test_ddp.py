@@ -80,6 +80,8 @@ def _seen(folder: Path, processes: int) -> list[dict[str, Any]]:
 
 
 def _farthest(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """Largest difference of any weight."""
+    """Largest difference of any weight; settings are equal."""
     assert ours.keys() == theirs.keys()
-    return max((value - theirs[name]).abs().max().item() for name, value in ours.items())
+    weights = [name for name, value in ours.items() if isinstance(value, torch.Tensor)]
+    assert all(ours[name] == theirs[name] for name in ours.keys() - {*weights})
+    return max((ours[name] - theirs[name]).abs().max().item() for name in weights)

@@ -18,8 +18,20 @@ from schnetpack.representation import PaiNN, SchNet
 from schnetpack.transform import AddOffsets, ASENeighborList, CastTo64, RemoveOffsets, ScaleProperty, SkinNeighborList
 
 from efa_addons import EFAConfig, EFAError
+from efa_addons.hosts import base as hosts_base
 from efa_addons.hosts.derive import add_lines
-from efa_addons.hosts.painn import InsertEFA, PaiNNEFA, efa_config, efa_parameters, insert_efa, load, save
+from efa_addons.hosts.painn import (
+    InsertEFA,
+    PaiNNEFA,
+    describe,
+    efa_config,
+    efa_parameters,
+    insert_efa,
+    load,
+    save,
+    strip_efa,
+)
+from efa_addons.hosts.painn import inspect as describe_inspect
 from efa_addons.hosts.painn.describe import batch_of
 from efa_addons.hosts.painn.model import FORWARD, SUPPORTED, efa_layers
 
@@ -78,6 +90,11 @@ def test_shared_interactions_share_their_efa():
     model = randomized(model_with(PaiNNEFA(efa=EFA, **options(shared_interactions=True))))
     assert list(efa_layers(model.representation)) == ["layer0"]
     assert model.representation.mixing[2].efa is model.representation.mixing[0].efa
+    apart = describe(model_with(PaiNNEFA(efa={**EFA, "layers": [1]}, **options())), 20, 8)
+    line = describe(model, 20, 8)
+    assert line.startswith("EFA in 3 of 3 layers") and apart.startswith("EFA in 1 of 3 layers")
+    one, three = (float(text.split(" MiB")[0].split()[-1]) for text in (apart, line))
+    assert three > 2 * one  # of a training step, which keeps all three calls
     scripted = torch.jit.script(model)
     assert torch.allclose(energy(scripted, molecule("H2O")), energy(model, molecule("H2O")), rtol=0, atol=1e-5)
     with pytest.raises(EFAError, match=r"layers=\[1\] is impossible with shared_interactions"):
@@ -106,6 +123,29 @@ def test_a_model_of_an_earlier_version_loads(tmp_path):
     torch.save(model, tmp_path / "best_model")
     assert torch.allclose(energy(load(tmp_path / "best_model"), molecule("CH3CH2OH")), expected, rtol=0, atol=1e-6)
     assert "finetuning" not in vars(model.representation)  # a default of the class serves those without
+
+
+def test_a_state_dict_is_of_its_settings():
+    """Lightning resumes by it, and options that no weight shows would become others without a word."""
+    model = randomized(model_with(PaiNNEFA(efa=EFA, **options())))
+    state = model.state_dict()
+    same, older = (model_with(PaiNNEFA(efa=EFA, **options())) for _ in range(2))
+    same.load_state_dict(state)
+    older.load_state_dict({name: value for name, value in state.items() if not name.endswith("_extra_state")})
+    for other in (same, older):
+        assert torch.equal(energy(other, molecule("CH3CH2OH")), energy(model, molecule("CH3CH2OH")))
+    for changes in ({"max_length": 20.0}, {"activation": "silu"}, {"include_self": False}, {"normalization": "auto"}):
+        ((name, value),) = changes.items()
+        changed = (
+            f"other EFA settings: {name}: {1.0 if value == 'auto' else value} .checkpoint: {getattr(EFAConfig(**EFA), name)}.*"
+        )
+        with pytest.raises(EFAError, match=changed):
+            model_with(PaiNNEFA(efa={**EFA, **changes}, **options())).load_state_dict(state)
+    by_version = {
+        name: {k: v for k, v in part.items() if k != "include_self"} if "_extra" in name else part
+        for name, part in state.items()
+    }
+    same.load_state_dict(by_version)  # of one that did not have the option yet
 
 
 @pytest.mark.parametrize("precision", ["high", "medium"])
@@ -154,6 +194,41 @@ def base_model(tmp_path) -> str:
     return str(tmp_path / "best_model")
 
 
+def test_what_was_frozen_is_trained_again_unless_it_is_frozen_again(tmp_path):
+    save(InsertEFA(base_model(tmp_path), efa=EFA, freeze_base=True), tmp_path / "frozen")
+    frozen = load(tmp_path / "frozen")
+    assert {name for name, p in frozen.named_parameters() if p.requires_grad} == {*efa_parameters(frozen)}
+    for model in (InsertEFA(str(tmp_path / "frozen")), strip_efa(frozen)):
+        assert all(p.requires_grad for p in model.parameters())
+    assert not all(p.requires_grad for p in InsertEFA(str(tmp_path / "frozen"), freeze_base=True).parameters())
+
+
+def test_two_offsets_of_a_property(tmp_path):
+    mean = AddOffsets("energy", add_mean=True, property_mean=torch.tensor([-3.0]))
+    atoms = AddOffsets("energy", add_atomrefs=True, atomrefs=torch.arange(100.0))
+    save(model_with(PaiNN(**options()), [mean, atoms]), tmp_path / "best_model")
+    path = str(tmp_path / "best_model")
+
+    def removes(**flags: bool) -> RemoveOffsets:
+        return RemoveOffsets("energy", property_mean=torch.tensor([-7.0]), **flags)
+
+    both = [[removes(remove_mean=True), removes(remove_atomrefs=True)], [removes(remove_mean=True, remove_atomrefs=True)]]
+    for transforms in both:
+        InsertEFA(path, efa=EFA).initialize_transforms(Data(transforms))
+        assert transforms[0].mean.item() == -3.0 and torch.equal(transforms[-1].atomref, torch.arange(100.0))
+    twice = [removes(remove_mean=True), removes(remove_mean=True, remove_atomrefs=True)]
+    for transforms in ([removes(remove_atomrefs=True)], [removes(remove_mean=True)], twice):
+        with pytest.raises(
+            EFAError, match="train set remove offsets with.* and the base adds them with .* and .*make them equal"
+        ):
+            InsertEFA(path, efa=EFA).initialize_transforms(Data(transforms))
+    for part in ("val", "test"):
+        data = Data(both[0])
+        setattr(data, f"{part}_transforms", [])
+        with pytest.raises(EFAError, match=f"data.transforms of the {part} set remove none"):
+            InsertEFA(path, efa=EFA).initialize_transforms(data)
+
+
 def test_offsets_and_scales_of_the_base_are_kept_and_the_data_lose_them(tmp_path):
     model = InsertEFA(base_model(tmp_path), efa=EFA)
     other = RemoveOffsets("energy", remove_mean=True, remove_atomrefs=True, property_mean=torch.tensor([-7.0]))
@@ -166,7 +241,7 @@ def test_offsets_and_scales_of_the_base_are_kept_and_the_data_lose_them(tmp_path
 @pytest.mark.parametrize(
     ("transforms", "message"),
     [
-        ([], "adds offsets to 'energy' and data.transforms remove none"),
+        ([], "adds offsets to 'energy' and data.transforms of the train set remove none"),
         ([RemoveOffsets("energy", remove_mean=True)], "remove_atomrefs: False.*base adds them with.*remove_atomrefs: True"),
         ([RemoveOffsets("charge", remove_mean=True)], "property: charge.*the base adds none: leave RemoveOffsets out"),
     ],
@@ -196,6 +271,38 @@ def test_a_smaller_cutoff_than_the_bases_is_an_error(tmp_path, neighbors, fits):
         return
     with pytest.raises(EFAError, match="list neighbors up to 1.5 .*, and the base sees them up to 2: .* globals.cutoff=2"):
         model.initialize_transforms(data)
+
+
+def test_an_equal_cutoff_that_single_precision_rounds_up_is_no_smaller_one(tmp_path):
+    radial, cutoff = schnetpack.nn.GaussianRBF(6, 35.9), schnetpack.nn.CosineCutoff(35.9)
+    save(model_with(PaiNN(**options(radial_basis=radial, cutoff_fn=cutoff))), tmp_path / "best_model")
+    InsertEFA(str(tmp_path / "best_model"), efa=EFA).initialize_transforms(Data([ASENeighborList(35.9)]))
+
+
+def test_the_memory_is_of_the_device_of_training_and_left_out_without_a_batch_size(caplog, monkeypatch):
+    caplog.set_level("INFO")
+    devices = []
+    monkeypatch.setattr(hosts_base, "describe", lambda *given: devices.append(given[-1]) or "EFA is described")
+    data = Data([])
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda:1")))
+    model_with(PaiNNEFA(efa=EFA, **options())).initialize_transforms(data)
+    model_with(PaiNNEFA(efa=EFA, **options())).initialize_transforms(Data([]))
+    del data.batch_size
+    model_with(PaiNNEFA(efa=EFA, **options())).initialize_transforms(data)
+    assert devices == [torch.device(name) for name in ("cuda:1", "cpu", "cpu")] and caplog.text.count("described") == 3
+
+
+def test_charge_and_spin_are_taken_from_structures():
+    embedding = schnetpack.nn.ElectronicEmbedding("total_charge", 6, num_residual=1, is_charged=True)
+    with torch.no_grad():
+        [parameter.normal_() for parameter in embedding.parameters()]
+    model = randomized(model_with(PaiNNEFA(efa=EFA, **options(electronic_embeddings=[embedding]))))
+    neutral, ion = molecule("H2O"), molecule("H2O")
+    ion.info["total_charge"] = 1
+    assert not torch.allclose(*(energy(model, atoms) for atoms in (neutral, ion)))
+    both = model(batch_of(model, [neutral, ion]))["energy"].detach()
+    assert torch.allclose(both, torch.cat([energy(model, neutral), energy(model, ion)]), rtol=0, atol=1e-5)
+    assert "norm of EFA's output" in describe_inspect(model)
 
 
 def test_training_without_a_data_module(tmp_path, caplog):
@@ -236,6 +343,9 @@ def test_targets_refuse_what_they_do_not_know(tmp_path):
     (tmp_path / "task").write_bytes(pickle.dumps(torch.nn.Linear(1, 1)))
     with pytest.raises(EFAError, match="task is no best_model of spktrain"):
         InsertEFA(str(tmp_path / "task"), efa=EFA)
+    for efa in (True, "auto"):
+        with pytest.raises(EFAError, match=f"efa must be a mapping of EFA options, got {efa!r}"):
+            InsertEFA(path, efa=efa)
     with pytest.raises(EFAError, match="freeze_base must be true or false, got 'no'"):
         InsertEFA(path, efa=EFA, freeze_base="no")
     frozen = InsertEFA(path, efa=EFA, freeze_base=True)

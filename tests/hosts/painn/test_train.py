@@ -61,6 +61,9 @@ def test_training_goes_on_where_it_stopped(fresh, workspace):
     averaged = [ckpt["callbacks"]["ExponentialMovingAverage"]["ema"]["shadow_params"] for ckpt in (before, after)]
     assert len(averaged[0]) == len(averaged[1]) == len(list(load(folder / "best_model").parameters()))
     assert efa_config(load(folder / "best_model")) == efa_config(load(fresh / "best_model"))
+    others = [*SMALL, *EMA, "trainer.max_epochs=4", "model.representation.efa.max_length=20"]
+    _, text = train(workspace, "again", "efa_tutorial", *others, check=False)
+    assert "the checkpoint was written with other EFA settings: max_length: 20.0 (checkpoint: " in text
 
 
 def test_unknown_options_are_errors(workspace):
