@@ -80,13 +80,20 @@ def require_settings(efa: Any) -> None:
         raise EFAError("efa is null, which keeps a base's EFA, and this base has none: give options of EFAConfig.")
 
 
-def refuse_other_settings(given: Mapping[str, Any], carried: EFAConfig) -> None:
+def refuse_other_settings(given: Mapping[str, Any] | None, carried: EFAConfig) -> None:
     """A trained model's EFA is taken as it is: other settings would silently drop trained weights.
 
     Args:
-        given: the options of EFAConfig that were given, 'auto' standing for what the model has.
+        given: the options of EFAConfig that were given, 'auto' standing for what the model has; None: none were.
         carried: of the trained model.
     """
+    if given is None:
+        return
+    if not isinstance(given, Mapping):
+        raise EFAError(
+            f"efa must be null, by which a model keeps its EFA, or a mapping of its settings, got {given!r}. To take EFA out: "
+            "`efa-addons strip`; in NequIP the target StripEFA."
+        )
     wanted, kept = EFAConfig.from_dict(given).to_dict(), carried.to_dict()
     changed = [f"{k}: {wanted[k]} (the model has {kept[k]})" for k in given if wanted[k] not in (kept[k], AUTO)]
     if changed:

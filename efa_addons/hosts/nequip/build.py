@@ -80,7 +80,7 @@ def StripEFA(model: Mapping[str, Any]) -> nn.Module:
 
 
 def _refuse_others(model: nn.Module, efa: Mapping[str, Any] | None, mode: str | None) -> None:
-    base.refuse_other_settings(efa or {}, efa_config(model))
+    base.refuse_other_settings(efa, efa_config(model))
     theirs = MODES[0] if all(layer.switch.parallel for layer in efa_layers(model).values()) else MODES[1]
     if mode not in (None, theirs):
         raise EFAError(f"the model has EFA in mode {theirs}, and mode is {mode}: leave it out.")

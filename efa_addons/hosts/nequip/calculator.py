@@ -11,6 +11,7 @@ from nequip.data import AtomicDataDict
 from nequip.integrations.ase import NequIPCalculator
 from torch import nn
 
+from efa_addons.hosts.nequip.layer import MAX_LENGTH
 from efa_addons.nn.checks import largest_distance, refuse_periodic, warn_if_wider
 
 
@@ -25,7 +26,7 @@ class NequIPEFACalculator(NequIPCalculator):
         super().__init__(model, *args, **options)
         compiled = getattr(model, "model", None)
         metadata = compiled.get_metadata() if hasattr(compiled, "get_metadata") else {}
-        self._max_length = float(metadata.get("efa_max_length", math.inf))
+        self._max_length = float(metadata.get(MAX_LENGTH, math.inf))
 
     def atoms_to_data(self, atoms: Atoms) -> AtomicDataDict.Type:
         refuse_periodic(torch.as_tensor(atoms.pbc))

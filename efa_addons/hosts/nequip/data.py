@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from nequip.data import AtomicDataDict, CommonDataStatisticsManager, DataStatisticsManager, Mean
+from nequip.data import (
+    AtomicDataDict,
+    CommonDataStatisticsManager,
+    DataStatisticsManager,
+    EnergyOnlyDataStatisticsManager,
+    Mean,
+)
 from nequip.data.modifier import BaseModifier
 from torch import Tensor
 from torchmetrics import Metric
@@ -51,7 +57,10 @@ class Maximum(Metric):
 
 
 def EFADataStatisticsManager(
-    dataloader_kwargs: dict[str, Any] | None = None, type_names: list[str] | None = None, max_length_margin: float = 1.2
+    dataloader_kwargs: dict[str, Any] | None = None,
+    type_names: list[str] | None = None,
+    max_length_margin: float = 1.2,
+    energy_only: bool = False,
 ) -> DataStatisticsManager:
     """NequIP's CommonDataStatisticsManager, and two statistics for `efa:`: max_length (Å) and num_atoms_mean.
 
@@ -66,10 +75,13 @@ def EFADataStatisticsManager(
     Args:
         dataloader_kwargs, type_names: as for CommonDataStatisticsManager.
         max_length_margin: factor on the largest interatomic distance of the training set.
+        energy_only: of data without forces, by NequIP's EnergyOnlyDataStatisticsManager.
     """
     if not isinstance(max_length_margin, (int, float)) or max_length_margin < 1:
         raise EFAError(f"max_length_margin must be a number, 1 or more, got {max_length_margin!r}.")
-    manager = CommonDataStatisticsManager(dataloader_kwargs, type_names)
+    if not isinstance(energy_only, bool):
+        raise EFAError(f"energy_only must be true or false, got {energy_only!r}.")
+    manager = (EnergyOnlyDataStatisticsManager if energy_only else CommonDataStatisticsManager)(dataloader_kwargs, type_names)
     for name, field, metric in (
         ("max_length", LargestDistance(), Maximum(max_length_margin)),
         ("num_atoms_mean", BaseModifier(AtomicDataDict.NUM_NODES_KEY), Mean()),

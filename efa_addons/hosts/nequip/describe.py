@@ -18,7 +18,8 @@ from efa_addons.hosts.nequip.insert import efa_config, efa_layers, layer_names, 
 
 def describe(model: nn.Module, atoms_per_graph: int | None = None, num_graphs: int = 1) -> str:
     """One line: layers, grid, frequencies, parameters; and EFA's memory in a training step where a batch is given."""
-    num_layers = len(layer_names(network_of(model)))
+    network_of(model)  # raises where there is none
+    num_layers = sum(len(layer_names(module)) for module in model.modules())
     device = next(model.parameters()).device
     return base.describe(model, efa_layers(model), num_layers, efa_config(model), atoms_per_graph, num_graphs, device)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import weakref
 from contextlib import AbstractContextManager
 
 from torch import nn
@@ -11,9 +12,13 @@ from torch import nn
 from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.hosts import base
-from efa_addons.hosts.nequip.layer import MODES, EFALayer
+from efa_addons.hosts.nequip.layer import MAX_LENGTH, MODES, EFALayer
+from efa_addons.version import __version__
 
 _LAYER = re.compile(r"layer(\d+)_convnet")
+_COMPILED = "_compiled_cache"  # of NequIP's CompileGraphModel
+# networks that blocks of a package were taken out of, in this process -> the version of efa_addons in the package
+_stripped: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 
 
 def insert_efa(
@@ -34,6 +39,7 @@ def insert_efa(
     if mode not in MODES:
         raise EFAError(f"mode must be {' or '.join(MODES)}, got '{mode}'.")
     base.refuse_a_second(has_efa(model))
+    _refuse_code_of_a_package(model)
     model = model if inplace else copy.deepcopy(model)
     if isinstance(model, nn.ModuleDict):
         for single in model.values():
@@ -49,6 +55,9 @@ def insert_efa(
             wrapped = EFALayer(local, config, mode, checks=layer == layers[0])
             network._modules[names[layer]] = wrapped.to(like.device)
     network.efa_config = config.to_dict()
+    for metadata in _older_metadata(model):
+        metadata[MAX_LENGTH] = str(float(config.max_length))
+    _forget_compiled(model)
     return model
 
 
@@ -60,8 +69,13 @@ def strip_efa(model: nn.Module, inplace: bool = False) -> nn.Module:
         for name, child in module.named_children():
             if _is_layer(child):
                 module._modules[name] = child.local
+                if type(child).__module__.startswith("<torch_package"):
+                    _stripped[module] = getattr(child.efa, "version", "unknown")
         if hasattr(module, "efa_config"):
             del module.efa_config
+    for metadata in _older_metadata(model):
+        metadata.pop(MAX_LENGTH, None)
+    _forget_compiled(model)
     return model.requires_grad_(True)  # freeze_base may have frozen what is left
 
 
@@ -84,18 +98,51 @@ def efa_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def efa_layers(model: nn.Module) -> dict[str, base.LayerWithEFA]:
-    """The layers with EFA: layer0, layer1, …"""
+    """The layers with EFA: layer0, layer1, …; of several models in a ModuleDict NAME.layer0, …"""
+    several = isinstance(model, nn.ModuleDict) and len(model) > 1
     return {
-        name.rpartition(".")[2].removesuffix("_convnet"): base.LayerWithEFA(module.efa, module, module.local)
+        (f"{name.partition('.')[0]}." if several else "") + name.rpartition(".")[2].removesuffix("_convnet"): base.LayerWithEFA(
+            module.efa, module, module.local
+        )
         for name, module in model.named_modules()
         if _is_layer(module)
     }
 
 
 def without_efa(model: nn.Module) -> AbstractContextManager[None]:
-    """While it lasts the model computes without its EFA blocks: the difference is what they contribute. Eager models only."""
+    """While it lasts the model computes without its EFA blocks: the difference is what they contribute.
+
+    Raises:
+        EFAError: no EFA, or a model that has been compiled, in which EFA is no part of its own any more.
+    """
     base.require_efa(model, has_efa(model), "switch off")
+    if any(vars(module).get(_COMPILED, ({},))[0] for module in model.modules()):
+        raise EFAError("EFA cannot be switched off in a model that has been compiled: build it without compile_mode: compile.")
     return base.switched_off(efa_layers(model))
+
+
+def _forget_compiled(model: nn.Module) -> None:
+    """What NequIP has compiled knows the weights of before."""
+    for module in model.modules():
+        if _COMPILED in vars(module):
+            module._compiled_cache = ({},)
+            module.weight_names = module.buffer_names = None
+
+
+def _older_metadata(model: nn.Module) -> list[dict[str, str]]:
+    """Of models from packages of NequIP before 0.17, which do not ask their layers for it."""
+    found = (vars(module).get("metadata") for module in model.modules())
+    return [metadata for metadata in found if isinstance(metadata, dict)]
+
+
+def _refuse_code_of_a_package(model: nn.Module) -> None:
+    """NequIP packages a module's code from where it is first found: with the new blocks' weights that of the old ones."""
+    others = {_stripped[module] for module in model.modules() if module in _stripped} - {__version__}
+    if others:
+        raise EFAError(
+            f"the package that EFA was taken out of has the code of efa_addons {others.pop()}, and this is {__version__}: in a "
+            "new package the old code would run the new blocks. Package the model without EFA first, and put EFA into that one."
+        )
 
 
 def _is_layer(module: nn.Module) -> bool:

@@ -1,6 +1,8 @@
 """A NequIP layer with EFA beside it.
 
-What is here and in the core travels inside packaged models: it imports nothing that NequIP's packager does not know.
+What is here and in the core travels inside packaged models: it imports nothing that NequIP's packager does not know, and of
+NequIP no module that a package does not have anyway. What lacks there, as `nequip.nn` itself, would be the installed one's,
+among the modules of the NequIP that the base was packaged with.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from typing import Dict, Final, Optional
 
 import torch
 from nequip.data import AtomicDataDict
-from nequip.nn import GraphModuleMixin
+from nequip.nn._graph_mixin import GraphModuleMixin
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
@@ -20,6 +22,7 @@ from efa_addons.nn.block import EFABlock
 from efa_addons.nn.checks import nan_if_periodic, refuse_periodic
 
 MODES = ("parallel", "sequential")
+MAX_LENGTH = "efa_max_length"  # among a model's metadata
 _NO_MLIAP = (
     "EFA needs the positions of all atoms, and LAMMPS' ML-IAP interface passes edge vectors only: compile the model with "
     "nequip-compile --target pair_nequip and run it on one rank."
@@ -77,7 +80,7 @@ class EFALayer(GraphModuleMixin, torch.nn.Module):
             if frame.f_globals.get("__name__", "").startswith("nequip.integrations.lammps_mliap"):
                 raise EFAError(_NO_MLIAP)
             frame = frame.f_back
-        return {"efa_max_length": str(self.max_length)} if self.checks else {}
+        return {MAX_LENGTH: str(self.max_length)} if self.checks else {}
 
     @torch.jit.unused
     def _keep_to_the_quadrature(self) -> None:
@@ -98,7 +101,8 @@ class EFALayer(GraphModuleMixin, torch.nn.Module):
 
 def refuse_what_efa_cannot_serve(data: Dict[str, Tensor]) -> None:
     """ML-IAP, which has no positions, and structures with edges to periodic images."""
-    if AtomicDataDict.POSITIONS_KEY not in data or AtomicDataDict.LMP_MLIAP_DATA_KEY in data:
+    # by its name: NequIP 0.12 knows no LMP_MLIAP_DATA_KEY
+    if AtomicDataDict.POSITIONS_KEY not in data or "lmp_mliap_data" in data:
         raise EFAError(_NO_MLIAP)
     refuse_periodic(crossings(data), "an edge to a periodic image")
 

@@ -56,7 +56,7 @@ def InsertEFA(
         raise EFAError(f"model.path={path} is no file: give the best_model of a run of spktrain, with its full path.")
     model = load(path)
     if has_efa(model):
-        base.refuse_other_settings(efa or {}, efa_config(model))
+        base.refuse_other_settings(efa, efa_config(model))
     else:
         base.require_settings(efa)
         model = insert_efa(model, EFAConfig.from_dict(efa), seed)

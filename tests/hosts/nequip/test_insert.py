@@ -11,9 +11,10 @@ import torch
 from ase import Atoms
 from nequip.data import AtomicDataDict
 from nequip_support import EFA, SMALL, batch_of, evaluate, randomize, stock, with_efa
+from omegaconf import OmegaConf
 from scipy.spatial.transform import Rotation
 
-from efa_addons import EFAConfig, EFAError, EFAWarning
+from efa_addons import EFAConfig, EFAError, EFAWarning, __version__
 from efa_addons.hosts.nequip import (
     EFAContributions,
     EFADataStatisticsManager,
@@ -23,6 +24,7 @@ from efa_addons.hosts.nequip import (
     StripEFA,
     callbacks,
     contributions,
+    describe,
     efa_config,
     efa_parameters,
     has_efa,
@@ -31,7 +33,7 @@ from efa_addons.hosts.nequip import (
     strip_efa,
     without_efa,
 )
-from efa_addons.hosts.nequip.layer import refuse_what_efa_cannot_serve
+from efa_addons.hosts.nequip.layer import EFALayer, refuse_what_efa_cannot_serve
 
 FULL = {"max_degree_qk": None, "tensor_integration": True, "ti_parametrize_coupling_paths": True, "activation": "gelu"}
 
@@ -197,6 +199,8 @@ def test_targets_of_configurations():
     for changes, message in (
         ({"efa": {"max_length": 3.0}}, "other settings: max_length: 3.0"),
         ({"mode": "sequential"}, "in mode parallel, and mode is sequential"),
+        ({"efa": False}, "efa must be null, by which a model keeps its EFA, or a mapping of its settings, got False"),
+        ({"efa": 3}, "efa must be null, .* got 3"),
     ):
         with pytest.raises(EFAError, match=message):
             InsertEFA(**kept, **changes)
@@ -204,6 +208,78 @@ def test_targets_of_configurations():
     assert [group["lr"] for group in groups] == [0.1, 0.2]
     assert sum(len(group["params"]) for group in groups) == len(list(with_efa().parameters()))
     assert len(EFAParamGroups(inserted)) == 1  # the frozen base needs no group
+
+
+def test_several_models_in_one(ethanol):
+    both = insert_efa(torch.nn.ModuleDict({"a": stock(), "b": stock(seed=5)}), EFAConfig(**EFA), seed=1)
+    randomize(both)
+    assert len(efa_parameters(both)) == 2 * len(efa_parameters(both["a"])) and describe(both).startswith("EFA in 6 of 6 layers")
+    assert set(efa_parameters(both)) == {name for name, _ in both.named_parameters() if ".efa." in name}
+    for name, seed in (("a", 3), ("b", 5)):
+        bare = evaluate(stock(seed=seed), ethanol)["total_energy"]
+        assert not torch.equal(evaluate(both[name], ethanol)["total_energy"], bare)
+        with without_efa(both):
+            assert torch.equal(evaluate(both[name], ethanol)["total_energy"], bare)
+
+
+def test_options_of_parameter_groups():
+    groups = EFAParamGroups(with_efa(), efa=OmegaConf.create({"name": "efa", "betas": [0.8, 0.99]}))
+    assert groups[0]["name"] == "efa" and type(groups[0]["betas"]) is list
+    with pytest.warns(EFAWarning, match="warmup_steps: no optimizer of torch has these options"):
+        assert EFAParamGroups(with_efa(), base={"warmup_steps": 10})[1]["warmup_steps"] == 10
+
+
+def test_the_code_of_a_package_does_not_run_new_blocks():
+    """NequIP packages efa_addons from where it first finds it, which is the package that EFA was taken out of."""
+    packaged = type("EFALayer", (EFALayer,), {"__module__": "<torch_package_0>.efa_addons.hosts.nequip.layer"})
+    for version, fits in (("0.0.1", False), (__version__, True)):
+        model = with_efa()
+        for module in [module for module in model.modules() if isinstance(module, EFALayer)]:
+            module.__class__, module.efa.version = packaged, version
+        stripped = strip_efa(model, inplace=True)  # a copy would be of this version
+        if fits:
+            assert has_efa(insert_efa(stripped, EFAConfig(**EFA)))
+            continue
+        with pytest.raises(
+            EFAError, match="has the code of efa_addons 0.0.1, and this is .* Package the model without EFA first"
+        ):
+            insert_efa(stripped, EFAConfig(**EFA))
+
+
+def test_what_was_compiled_is_forgotten_where_the_model_changes(ethanol, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **options: model)
+    labels = {"total_energy": torch.zeros(2, 1), "forces": torch.zeros(2 * len(ethanol), 3)}
+
+    def energies(model: torch.nn.Module) -> torch.Tensor:
+        return evaluate(model, ethanol, ethanol, **labels)["total_energy"].detach()
+
+    model = stock(compile_mode="compile", num_layers=1)
+    before = energies(model)
+    assert any(getattr(module, "_compiled_cache", ({},))[0] for module in model.modules())
+    inserted = insert_efa(model, EFAConfig(**EFA), seed=1)
+    assert torch.allclose(energies(inserted), before, rtol=0, atol=1e-12)
+    randomize(inserted)
+    assert not torch.allclose(energies(inserted), before, rtol=0, atol=1e-4)
+    with pytest.raises(EFAError, match="cannot be switched off in a model that has been compiled"), without_efa(inserted):
+        pass
+    assert torch.allclose(energies(strip_efa(inserted)), before, rtol=0, atol=1e-12)
+
+
+def test_models_of_older_packages_are_told_their_max_length():
+    """Before NequIP 0.17 metadata are a dictionary that no layer is asked for."""
+    model = stock()
+    model.model.metadata = {"r_max": "2.0"}
+    inserted = insert_efa(model, EFAConfig(**EFA))
+    assert inserted.model.metadata == {"r_max": "2.0", "efa_max_length": "8.0"}
+    assert strip_efa(inserted).model.metadata == {"r_max": "2.0"}
+
+
+def test_statistics_without_forces():
+    common, energies = (EFADataStatisticsManager(type_names=["H"], energy_only=only) for only in (False, True))
+    assert {"max_length", "num_atoms_mean"} <= {*energies.names} & {*common.names}
+    assert [name for name in common.names if "forces" in name] and not [name for name in energies.names if "forces" in name]
+    with pytest.raises(EFAError, match="energy_only must be true or false, got 'yes'"):
+        EFADataStatisticsManager(type_names=["H"], energy_only="yes")
 
 
 def test_every_parameter_of_the_sequential_form_has_a_gradient(ethanol):
