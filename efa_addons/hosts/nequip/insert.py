@@ -55,8 +55,7 @@ def insert_efa(
             wrapped = EFALayer(local, config, mode, checks=layer == layers[0])
             network._modules[names[layer]] = wrapped.to(like.device)
     network.efa_config = config.to_dict()
-    for metadata in _older_metadata(model):
-        metadata[MAX_LENGTH] = str(float(config.max_length))
+    _note_max_length(model, str(float(config.max_length)))
     _forget_compiled(model)
     return model
 
@@ -73,8 +72,7 @@ def strip_efa(model: nn.Module, inplace: bool = False) -> nn.Module:
                     _stripped[module] = getattr(child.efa, "version", "unknown")
         if hasattr(module, "efa_config"):
             del module.efa_config
-    for metadata in _older_metadata(model):
-        metadata.pop(MAX_LENGTH, None)
+    _note_max_length(model, None)
     _forget_compiled(model)
     return model.requires_grad_(True)  # freeze_base may have frozen what is left
 
@@ -129,10 +127,14 @@ def _forget_compiled(model: nn.Module) -> None:
             module.weight_names = module.buffer_names = None
 
 
-def _older_metadata(model: nn.Module) -> list[dict[str, str]]:
-    """Of models from packages of NequIP before 0.17, which do not ask their layers for it."""
-    found = (vars(module).get("metadata") for module in model.modules())
-    return [metadata for metadata in found if isinstance(metadata, dict)]
+def _note_max_length(model: nn.Module, max_length: str | None) -> None:
+    """Among the metadata of models from packages of NequIP before 0.17, which do not ask their layers for theirs."""
+    for module in model.modules():
+        own = vars(module).get("_metadata")
+        if isinstance(own, dict):
+            own.pop(MAX_LENGTH, None)
+            if max_length is not None and MAX_LENGTH not in module.metadata:
+                own[MAX_LENGTH] = max_length
 
 
 def _refuse_code_of_a_package(model: nn.Module) -> None:

@@ -266,12 +266,14 @@ def test_what_was_compiled_is_forgotten_where_the_model_changes(ethanol, monkeyp
 
 
 def test_models_of_older_packages_are_told_their_max_length():
-    """Before NequIP 0.17 metadata are a dictionary that no layer is asked for."""
+    """Before NequIP 0.17 no layer was asked for metadata."""
     model = stock()
-    model.model.metadata = {"r_max": "2.0"}
-    inserted = insert_efa(model, EFAConfig(**EFA))
-    assert inserted.model.metadata == {"r_max": "2.0", "efa_max_length": "8.0"}
-    assert strip_efa(inserted).model.metadata == {"r_max": "2.0"}
+    older = type("GraphModel", (type(model),), {"metadata": property(lambda self: self._metadata.copy())})
+    for kind, own in ((older, True), (type(model), False)):
+        model.__class__ = kind
+        inserted = insert_efa(model, EFAConfig(**EFA))
+        assert inserted.metadata["efa_max_length"] == "8.0" and ("efa_max_length" in inserted._metadata) == own
+        assert strip_efa(inserted).metadata == model.metadata and "efa_max_length" not in model.metadata
 
 
 def test_statistics_without_forces():
