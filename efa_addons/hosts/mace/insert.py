@@ -91,7 +91,7 @@ def strip_efa(model: nn.Module) -> nn.Module:
             del product.efa
     model.__class__ = ScaleShiftMACE
     del model.efa_config
-    return model.requires_grad_(True)  # freeze_base may have frozen what is left
+    return model
 
 
 def graft_from(model: nn.Module, source: nn.Module) -> nn.Module:

@@ -104,7 +104,9 @@ class Base:
             transforms = getattr(datamodule, f"{part}_transforms")
             for transform in transforms:
                 refuse_smaller_cutoff(transform, self.cutoff)
-            removers = [transform for transform in transforms if isinstance(transform, RemoveOffsets)]
+            removers = [
+                each for each in transforms if isinstance(each, RemoveOffsets) and (each.remove_mean or each.remove_atomrefs)
+            ]
             for name in dict.fromkeys([*(remover._property for remover in removers), *self.offsets]):
                 _align(part, self.offsets.get(name, []), [remover for remover in removers if remover._property == name])
         self._look_for_known_structures(datamodule)
