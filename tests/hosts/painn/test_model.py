@@ -212,7 +212,11 @@ def test_two_offsets_of_a_property(tmp_path):
     def removes(**flags: bool) -> RemoveOffsets:
         return RemoveOffsets("energy", property_mean=torch.tensor([-7.0]), **flags)
 
-    both = [[removes(remove_mean=True), removes(remove_atomrefs=True)], [removes(remove_mean=True, remove_atomrefs=True)]]
+    nothing = RemoveOffsets("energy")
+    both = [
+        [removes(remove_mean=True), nothing, removes(remove_atomrefs=True)],
+        [removes(remove_mean=True, remove_atomrefs=True)],
+    ]
     for transforms in both:
         InsertEFA(path, efa=EFA).initialize_transforms(Data(transforms))
         assert transforms[0].mean.item() == -3.0 and torch.equal(transforms[-1].atomref, torch.arange(100.0))
