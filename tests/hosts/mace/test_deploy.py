@@ -65,10 +65,10 @@ def test_torchscript_equals_eager(stock_model, ethanol, layers):
 def test_command_line_insert_and_strip(trained, workspace, ethanol, capsys):
     stock = trained("stock", stock=True) / "stock.model"
     with_efa, without = workspace / "inserted.model", workspace / "stripped.model"
-    options = ["--max_length", "9", "--max_degree_v", "1", "--data", "unused.xyz"]
+    options = ["--max_length", "9", "--max_degree_v", "1", "--data", str(workspace / "train.xyz")]
     assert main(["insert", "--host", "mace", str(stock), str(with_efa), *options]) == 0
     said = capsys.readouterr().out
-    assert "unused.xyz: not used, since no option is 'auto'" in said and "EFA in 2 of 2 layers" in said
+    assert "train.xyz: not used, since no option is 'auto'" in said and "EFA in 2 of 2 layers" in said
     assert main(["strip", "--host", "mace", str(with_efa), str(without)]) == 0
     expected = evaluate(load(stock), ethanol)
     for path in (with_efa, without):
