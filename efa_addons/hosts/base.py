@@ -137,12 +137,9 @@ def freeze_base(model: nn.Module, layers: Mapping[str, LayerWithEFA], freeze: bo
     """
     if not isinstance(freeze, bool):
         raise EFAError(f"freeze_base must be true or false, got {freeze!r}.")
-    model.requires_grad_(True)
-    if not freeze:
-        return
     trained = {id(parameter) for parameter in parameters_of(model, layers).values()}
     for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in trained)
+        parameter.requires_grad_(not freeze or id(parameter) in trained)
 
 
 @contextmanager

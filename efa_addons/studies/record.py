@@ -127,13 +127,16 @@ def read_all(folder: Path) -> tuple[dict[Path, Record], list[Path], list[Missing
     A study's folder tells data, variants and seeds that it has (`CELLS`), whichever the host; where none tells, all are of it.
     """
     studies = {path.parent: _cells(path) for path in sorted(folder.rglob(CELLS))}
+    places = {study: {(data, *rest) for data, _, *rest in cells} for study, cells in studies.items()}  # whichever the host
     found, left = {}, []
     seen: dict[Path, dict[str, Record]] = {study: {} for study in studies}  # host -> one of its records
     for path in sorted(folder.rglob(FILE)):
         study = next((parent for parent in path.parents if parent in studies), None)
-        if study is not None and not _is_of(path.parent.relative_to(study), studies[study]):
-            left.append(path)
-            continue
+        if study is not None:
+            data, _, *rest = path.parent.relative_to(study).parts
+            if (data, *rest) not in places[study]:
+                left.append(path)
+                continue
         found[path] = record = Record.read(path)
         if study is not None:
             seen[study][record.host] = record
@@ -150,17 +153,11 @@ def read_all(folder: Path) -> tuple[dict[Path, Record], list[Path], list[Missing
 def _cells(path: Path) -> list[tuple[str, ...]]:
     """Data, host, variant and seed of each."""
     try:
-        cells = [tuple(name.split("/")) for name in json.loads(path.read_text(encoding="utf-8"))]
+        return [tuple(name.split("/")) for name in json.loads(path.read_text(encoding="utf-8"))]
     except (ValueError, AttributeError, TypeError) as error:
         raise EFAError(
             f"{path} is not the list of a study's runs ({error!r}): run the study again, which writes it."
         ) from error
-    return cells
-
-
-def _is_of(run: Path, cells: Iterable[tuple[str, ...]]) -> bool:
-    data, *_, variant, seed = run.parts
-    return any((data, variant, seed) == (cell[0], *cell[2:]) for cell in cells)
 
 
 def write_whole(path: Path, content: Any) -> Path:

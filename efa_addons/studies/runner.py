@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +169,7 @@ def _run(
     specs = {cell.data.name: cell.data for cell in cells}
     data = {name: sources.write(folder / "data" / name, spec.source, spec.options) for name, spec in specs.items()}
     _check_start(cells, data)
-    _check_elements(cells, data)
-    _say_known(cells, data)
+    _check_bases(cells, data)
     splits = {name: split(path) for name, path in data.items()}
     tasks: dict[str, Task] = {}
     for cell in cells:  # bases come first
@@ -273,27 +273,22 @@ def _check_start(cells: Sequence[Cell], data: Mapping[str, Path]) -> None:
             )
 
 
-def _bases(cells: Sequence[Cell]) -> list[tuple[str, str]]:
-    """Data sets that go on from a base, and the base's, each pair once."""
-    return list(dict.fromkeys((cell.data.name, cell.base.data.name) for cell in cells if cell.base is not None))
+def _check_bases(cells: Sequence[Cell], data: Mapping[str, Path]) -> None:
+    """That a base was trained on all elements of what goes on from it: hosts fail obscurely, or train on untrained weights.
 
-
-def _check_elements(cells: Sequence[Cell], data: Mapping[str, Path]) -> None:
-    """That a base was trained on all elements of what goes on from it: hosts fail obscurely, or train on untrained weights."""
-    for name, base in _bases(cells):
-        found, known = elements(data[name]), elements(data[base], ["train"])
+    And one line on structures that it was trained on and that what goes on from it is evaluated on.
+    """
+    pairs = dict.fromkeys((cell.data.name, cell.base.data.name) for cell in cells if cell.base is not None)
+    for name, base in pairs:
+        trained, sets = cumulene.read(data[base], "train"), sources.read(data[name])
+        found, known = elements(chain(*sets.values())), elements(trained)
         if unknown := [symbol for symbol in found if symbol not in known]:
             raise EFAError(
                 f"data: {name}: has {', '.join(unknown)}; the training set of the study's base has {', '.join(known)} only. "
                 f"Add structures to the base's data, or leave them out of {name}."
             )
-
-
-def _say_known(cells: Sequence[Cell], data: Mapping[str, Path]) -> None:
-    """One line on structures that a base was trained on and that what goes on from it is evaluated on."""
-    for name, base in _bases(cells):
-        evaluated = {kind: cumulene.read(data[name], kind) for kind in sources.evaluation_sets(data[name])}
-        sources.say_known(name, cumulene.read(data[base], "train"), evaluated, "the training set of the study's base")
+        evaluated = {kind: structures for kind, structures in sets.items() if kind not in ("train", "valid")}
+        sources.say_known(name, trained, evaluated, "the training set of the study's base")
 
 
 def _known(study: Study, device: str, cell: Cell, split: Mapping[str, str], base: Mapping[str, Any] | None) -> dict[str, Any]:

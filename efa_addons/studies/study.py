@@ -35,6 +35,12 @@ TINY_MEASURES: dict[str, dict[str, Any]] = {
     "cost": {"num_atoms": [10, 20], "repeats": 1},
 }
 BASE = "base"  # name of its data and label of its variant
+# of an option by its default: in words, and the types of values
+_KINDS: dict[type, tuple[str, tuple[type, ...]]] = {
+    int: ("an integer", (int,)),
+    float: ("a number", (int, float)),
+    str: ("text", (str,)),
+}
 T = TypeVar("T")
 
 
@@ -221,8 +227,8 @@ class Study:
         units = content.get("units", "eV")
         if units not in ("eV", "arbitrary"):
             raise EFAError(f"units must be eV or arbitrary, got {units!r}.")
-        given = {key for key in ("base", "dynamics", "cost") if content.get(key) is not None}  # {}: as they are by default
-        base = _base(content["base"], training, size, folder) if "base" in given else None
+        base, dynamics, cost = (content.get(key) for key in ("base", "dynamics", "cost"))  # {}: as they are by default
+        base = None if base is None else _base(base, training, size, folder)
         data = _all_data(content["data"], size, folder, base)
         return cls(
             name=name,
@@ -239,8 +245,8 @@ class Study:
             literature=_literature(content.get("literature") or (), data),
             host_training=_host_training(content.get("host_training", {}), training),
             base=base,
-            dynamics=_dynamics(content["dynamics"], hosts, content["variants"], seeds) if "dynamics" in given else None,
-            cost=_typed(Cost, "cost", content["cost"]) if "cost" in given else None,
+            dynamics=None if dynamics is None else _dynamics(dynamics, hosts, content["variants"], seeds),
+            cost=None if cost is None else _typed(Cost, "cost", cost),
         )
 
     def cells(self) -> Iterator[Cell]:
@@ -360,17 +366,13 @@ def _other_kind(key: str, value: Any, default: Any) -> str:
     """What an option of a source must be, by its default, where the value is something else."""
     if key == "seed" and not _is_seed(value):
         return f"an integer, 0 to {MAX_SEED}"
-    if type(default) is int and type(value) is not int:
-        return "an integer"
-    if type(default) is float and type(value) not in (int, float):
-        return "a number"
-    if isinstance(default, str) and not isinstance(value, str):
-        return "text"
     if isinstance(default, tuple):
-        kinds = {"an integer": (int,), "a number": (int, float), "text": (str,)}
-        kind = {int: "an integer", float: "a number", str: "text"}[type(default[0])]
-        if not isinstance(value, list | tuple) or not value or not all(type(entry) in kinds[kind] for entry in value):
-            return f"a list, each entry {kind}"
+        word, kinds = _KINDS[type(default[0])]
+        fits = isinstance(value, list | tuple) and value and all(type(entry) in kinds for entry in value)
+        return "" if fits else f"a list, each entry {word}"
+    if type(default) in _KINDS:
+        word, kinds = _KINDS[type(default)]
+        return "" if type(value) in kinds else word
     return ""
 
 

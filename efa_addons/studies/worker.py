@@ -13,11 +13,12 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -30,6 +31,9 @@ from efa_addons.studies.record import FILE, Record
 from efa_addons.studies.runs import Run
 from efa_addons.studies.study import ModelSettings, TrainingSettings
 from efa_addons.version import __version__
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 JOB, PROGRESS, LOG = "job.json", "progress", "log.txt"
 NAME, TRAINING = "model", "training"  # of the host's model, and the folder it is trained in
@@ -94,7 +98,8 @@ def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path, forked: bool) 
             raise EFAError(f"there is no model to go on from: its training failed, see {job.base}.")
         if not base.exists():
             raise EFAError(f"there is no model to go on from: {base} is gone. Remove {job.base}, and run the study again.")
-    flags = host.settings(model, training, settings["efa"], job.record["seed"], elements(data), job.device, base)
+    symbols = elements(chain(*sources.read(data).values()))
+    flags = host.settings(model, training, settings["efa"], job.record["seed"], symbols, job.device, base)
     run = Run(host, hosts.Variant(NAME, job.record["variant"], "study"), folder / TRAINING, data, flags, base)
     memory = run.folder / MEMORY
     if not (run.is_finished() and memory.exists()):  # an evaluation that was interrupted has its training already
@@ -118,16 +123,14 @@ def _train_and_evaluate(job: Job, host: hosts.Host, folder: Path, forked: bool) 
         if dynamics.wanted(*(job.record[key] for key in ("host", "variant", "seed"))):
             yield {"dynamics": nve(calculator, cumulene.read(data, dynamics.set)[dynamics.index], dynamics)}
     if settings["cost"] is not None:
-        yield {"cost": measure(calculator, Cost(**settings["cost"]), elements(data), job.device)}
+        yield {"cost": measure(calculator, Cost(**settings["cost"]), symbols, job.device)}
 
 
-def elements(data: Path, names: Sequence[str] | None = None) -> list[str]:
-    """Symbols of all that occurs in sets of a folder of data (none given: in any), in the order of their numbers."""
+def elements(structures: Iterable[Atoms]) -> list[str]:
+    """Symbols of all that occurs in structures, in the order of their numbers."""
     from ase.data import chemical_symbols
 
-    names = ["train", "valid", *sources.evaluation_sets(data)] if names is None else names
-    numbers = {int(number) for name in names for atoms in cumulene.read(data, name) for number in atoms.numbers}
-    return [chemical_symbols[number] for number in sorted(numbers)]
+    return [chemical_symbols[number] for number in sorted({int(number) for atoms in structures for number in atoms.numbers})]
 
 
 def peak_memory() -> float:

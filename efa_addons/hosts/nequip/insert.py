@@ -98,13 +98,12 @@ def efa_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def efa_layers(model: nn.Module) -> dict[str, base.LayerWithEFA]:
     """The layers with EFA: layer0, layer1, …; of several models in a ModuleDict NAME.layer0, …"""
     several = isinstance(model, nn.ModuleDict) and len(model) > 1
-    return {
-        (f"{name.partition('.')[0]}." if several else "") + name.rpartition(".")[2].removesuffix("_convnet"): base.LayerWithEFA(
-            module.efa, module, module.local
-        )
-        for name, module in model.named_modules()
-        if _is_layer(module)
-    }
+    layers = {}
+    for path, module in model.named_modules():
+        if _is_layer(module):
+            owner, name = path.partition(".")[0], path.rpartition(".")[2].removesuffix("_convnet")
+            layers[f"{owner}.{name}" if several else name] = base.LayerWithEFA(module.efa, module, module.local)
+    return layers
 
 
 def without_efa(model: nn.Module) -> AbstractContextManager[None]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efa_addons.errors import EFAError
+from efa_addons.studies import cumulene
 from efa_addons.studies.common import require
 from efa_addons.studies.runs import digest
 from efa_addons.studies.sources import charge_dipole, clusters, cumulenes, dimers, files, nacl, sn2, two_atoms
@@ -91,6 +92,11 @@ def say_known(name: str, train: Sequence[Atoms], sets: Mapping[str, Sequence[Ato
 def scans(folder: Path) -> dict[str, Scan]:
     """The scans of a folder of data."""
     return {name: Scan(**entry) for name, entry in json.loads((folder / SCANS).read_text()).items()}
+
+
+def read(folder: Path) -> dict[str, list[Atoms]]:
+    """All sets of a folder of data: train, valid, and those that models are evaluated on."""
+    return {name: cumulene.read(folder, name) for name in ("train", "valid", *evaluation_sets(folder))}
 
 
 def evaluation_sets(folder: Path) -> list[str]:
