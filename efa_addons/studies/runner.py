@@ -325,7 +325,7 @@ def _known(study: Study, device: str, cell: Cell, split: Mapping[str, str], base
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Within it no other process can have this folder of a study: two would empty each other's.
+    """Within it no other process can have this folder of a study or demonstration: two would empty each other's.
 
     Raises:
         EFAError: another has it.
