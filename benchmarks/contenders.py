@@ -37,8 +37,8 @@ def build(contender: str, problem: Problem, task: str, device: torch.device | st
 
         return jax_task(problem, data, task)
     if contender == TRANSLATION:
-        weights = [torch.from_numpy(w).requires_grad_(task == "training") for w in data.weights]
-        return _torch_task(_translation(problem, data, weights), weights, data, task, "cpu")
+        weights = [torch.from_numpy(w).to(device).requires_grad_(task == "training") for w in data.weights]
+        return _torch_task(_translation(problem, data, weights, device), weights, data, task, device)
     module = _ours(problem, data, "auto" if contender == AUTO else "quadrature").requires_grad_(task == "training").to(device)
     weights = [w for dense in (module.q, module.k, module.v) for w in (dense.weight, dense.bias)]
     inputs, batch = (torch.from_numpy(part).to(device) for part in (data.inputs, data.batch))
@@ -57,11 +57,13 @@ def _ours(problem: Problem, data: Arrays, method: str) -> EuclideanFastAttention
     return module
 
 
-def _translation(problem: Problem, data: Arrays, weights: list[Tensor]) -> Callable[[Tensor], Tensor]:
+def _translation(
+    problem: Problem, data: Arrays, weights: list[Tensor], device: torch.device | str
+) -> Callable[[Tensor], Tensor]:
     """The equations as they stand. Batches, as in the reference, by the outer products k ⊗ v of every atom, N M D_qk D_v."""
-    inputs, batch = torch.from_numpy(data.inputs).squeeze(1), torch.from_numpy(data.batch)
-    directions, measure = (torch.as_tensor(part, dtype=torch.float32) for part in lebedev_grid(problem.points))
-    frequencies = torch.linspace(0, problem.max_frequency, problem.width_qk // 2) / data.max_length
+    inputs, batch = torch.from_numpy(data.inputs).squeeze(1).to(device), torch.from_numpy(data.batch).to(device)
+    directions, measure = (torch.as_tensor(part, dtype=torch.float32, device=device) for part in lebedev_grid(problem.points))
+    frequencies = torch.linspace(0, problem.max_frequency, problem.width_qk // 2, device=device) / data.max_length
     degree_of = torch.tensor([degree for degree in range(problem.degree + 1) for _ in range(2 * degree + 1)])
 
     def dense(kernel: Tensor, bias: Tensor) -> Tensor:

@@ -13,14 +13,13 @@ import argparse
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.common import options
 from benchmarks.contenders import AUTO, CONTENDERS, QUADRATURE, missing
 from benchmarks.contest import Contest
-from benchmarks.machine import available, limits, processor
+from benchmarks.machine import available, installed, limits, processor
 from benchmarks.plots import plot_scaling
 from benchmarks.problems import Problem
 from benchmarks.profiles import profile
@@ -99,13 +98,7 @@ def measure(args: argparse.Namespace, path: Path) -> list[Row]:
 
 def conditions(args: argparse.Namespace) -> str:
     """What the figures hold for; kept with them in the CSV file."""
-    versions = []
-    for name in ("torch", "jax", "flax", "e3x"):
-        try:
-            versions.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            pass
-    return f"{processor()}, {args.threads} threads, float32; {', '.join(versions)}"
+    return f"{processor()}, {args.threads} threads, float32; {', '.join(installed('torch', 'jax', 'flax', 'e3x'))}"
 
 
 def name(args: argparse.Namespace) -> str:

@@ -17,16 +17,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.problems import Problem, arrays
 from efa_addons import EuclideanFastAttention
 from efa_addons.ops import backends
-from efa_addons.ops.graphs import PairBlocks, pair_blocks
-from efa_addons.ops.pairwise import attend_pairs
+from efa_addons.ops.graphs import PairBlocks, center_positions, pair_blocks
 
 META = torch.device("meta")
 WIDTH_QK, WIDTH_V = 32, 64
 BANDWIDTH = 4.3e12  # bytes/s of an H200, measured on such a card
-FORMS = ("pairwise, torch", "quadrature, torch", "quadrature, kernels")
-CASES = ((256, 20), (64, 64), (1, 1000))  # graphs, and atoms of each
+FORMS = PAIRS, TORCH, KERNELS = ("pairwise, torch", "quadrature, torch", "quadrature, kernels")
+# Graphs and atoms of each. Points: none, for phases go up to π, the attention's default.
+CASES = [Problem(*sizes, WIDTH_QK, WIDTH_V, points=0) for sizes in ((256, 20), (64, 64), (1, 1000))]
 
 
 class Traffic(TorchDispatchMode):
@@ -85,55 +86,50 @@ def _kernels_counted(traffic: Traffic) -> Iterator[None]:
         triton_waves._processors, backends.why_not_triton = before[1:]
 
 
-def quadrature(num_graphs: int, num_atoms: int, training: bool) -> Callable[[], None]:
-    module = EuclideanFastAttention(WIDTH_V, 0, max_length=10.0, method="quadrature", num_features_qk=WIDTH_QK).to(META)
-    x = torch.empty(num_graphs * num_atoms, 1, 1, WIDTH_V, device=META)
-    batch = torch.empty(len(x), dtype=torch.long, device=META)
+def task(form: str, problem: Problem, device: torch.device, training: bool = False, known: bool = True) -> Callable[[], Any]:
+    """Energy and forces of one of `FORMS`, or the gradient of a loss of both by the weights, which are frozen otherwise.
 
-    def energy(positions: Tensor) -> Tensor:
-        return module(x, positions, batch, num_graphs).sum()
-
-    return _derived(energy, len(x), list(module.parameters()) if training else [])
-
-
-def pairwise(num_graphs: int, num_atoms: int, training: bool) -> Callable[[], None]:
-    """With the graphs side by side, as where their sizes are known: the least that it can take."""
-    batch = torch.arange(num_graphs).repeat_interleave(num_atoms)
+    Args:
+        known: pairs are of graphs laid out beforehand; if not, every call waits for their sizes.
+    """
+    data = arrays(problem)
+    pairs = form == PAIRS
+    module = EuclideanFastAttention(
+        problem.width_v, 0, max_length=data.max_length, method="pairwise" if pairs else "quadrature",
+        num_features_qk=problem.width_qk,
+    ).to(device).requires_grad_(training)  # fmt: skip
+    x, positions, batch = (torch.from_numpy(part).to(device) for part in (data.inputs, data.positions, data.batch))
+    positions.requires_grad_()
+    weights = list(module.parameters()) if training else []
     layout = [
-        PairBlocks(*(part.to(META) if isinstance(part, Tensor) else part for part in blocks))
-        for blocks in pair_blocks(batch, [num_atoms] * num_graphs, num_atoms)
+        PairBlocks(*(part.to(device) if isinstance(part, Tensor) else part for part in blocks))
+        for blocks in pair_blocks(torch.from_numpy(data.batch), [problem.num_atoms] * problem.num_graphs, problem.num_atoms)
     ]
-    module = EuclideanFastAttention(WIDTH_V, 0, max_length=10.0, method="pairwise", num_features_qk=WIDTH_QK).to(META)
-    x = torch.empty(len(batch), 1, WIDTH_V, device=META)
 
-    def energy(positions: Tensor) -> Tensor:
-        return attend_pairs(module.q(x), module.k(x), module.v(x), positions, module.frequencies, layout).sum()
+    def energy() -> Tensor:
+        if not (pairs and known):
+            return module(x, positions, batch, problem.num_graphs).sum()
+        centred = center_positions(positions, batch, problem.num_graphs)
+        return module._by_pairs(*module.project(x), centred, layout).sum()
 
-    return _derived(energy, len(batch), list(module.parameters()) if training else [])
-
-
-def _derived(energy: Callable[[Tensor], Tensor], num_atoms: int, weights: list[Tensor]) -> Callable[[], None]:
-    """Energy and forces, and the gradient of a loss of both by the weights where there are any."""
-    positions = torch.empty(num_atoms, 3, device=META, requires_grad=True)
-
-    def run() -> None:
-        total = energy(positions)
-        (forces,) = torch.autograd.grad(total, [positions], create_graph=bool(weights))
-        if weights:
-            torch.autograd.grad(total.square() + forces.square().sum(), weights, allow_unused=True)
+    def run() -> Any:
+        total = energy()
+        (forces,) = torch.autograd.grad(total, [positions], create_graph=training)
+        if not training:
+            return total.detach(), forces
+        return torch.autograd.grad(total.square() + forces.square().sum(), weights, allow_unused=True)
 
     return run
 
 
-def counted(form: str, num_graphs: int, num_atoms: int, training: bool) -> Traffic:
-    """Of one of `FORMS`."""
-    run = (pairwise if form.startswith("pairwise") else quadrature)(num_graphs, num_atoms, training)
+def counted(form: str, problem: Problem, training: bool) -> Traffic:
+    """Of one of `FORMS`, in a call after the first, which makes tables."""
+    run = task(form, problem, META, training)
     traffic = Traffic()
-    if form.endswith("kernels"):
-        with _kernels_counted(traffic), traffic:
-            run()
-    else:
-        with backends.backend("chunked"), traffic:
+    with _kernels_counted(traffic) if form == KERNELS else backends.backend("chunked"):
+        run()
+        traffic.launches = traffic.bytes = 0
+        with traffic:
             run()
     return traffic
 
@@ -141,12 +137,12 @@ def counted(form: str, num_graphs: int, num_atoms: int, training: bool) -> Traff
 def main() -> None:
     forms = FORMS if importlib.util.find_spec("triton") else FORMS[:2]
     print("| structures | task | form | operations | MB | ms at 4.3 TB/s |\n|---|---|---|---:|---:|---:|")
-    for num_graphs, num_atoms in CASES:
-        for task in ("forces", "training"):
+    for problem in CASES:
+        for what in ("forces", "training"):
             for form in forms:
-                found = counted(form, num_graphs, num_atoms, task == "training")
+                found = counted(form, problem, what == "training")
                 size, ms = found.bytes / 1e6, 1e3 * found.bytes / BANDWIDTH
-                print(f"| {num_graphs} x {num_atoms} | {task} | {form} | {found.launches} | {size:.3g} | {ms:.2g} |")
+                print(f"| {problem} | {what} | {form} | {found.launches} | {size:.3g} | {ms:.2g} |")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 import multiprocessing
 import os
@@ -12,9 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.gpu_timing import graphed, in_a_line, median, rounded_to
+from benchmarks.gpu_timing import NOT_INSTALLED, OUT_OF_MEMORY, graphed, median, rounded_to, torch_tf32
 from benchmarks.problems import TOLERANCE
-from benchmarks.rows import Row
+from benchmarks.rows import Row, in_a_line
 from efa_addons.ops import parts, waves
 from efa_addons.ops.backends import PRECISIONS, backend
 from efa_addons.ops.grid import frequency_groups, make_grid
@@ -65,19 +66,24 @@ def sums(device: torch.device, dtype: torch.dtype, case: Case) -> tuple[list[Any
 def gate(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
     """All five derivatives and all five second ones against the same sums in float64, part by part.
 
-    Errors of sums in float32 grow with the root of their terms: beyond 20,000 atoms the limit does, too.
+    Errors of sums in float32 grow with the root of their terms: beyond 20,000 atoms the limit does, too. The rows say what a
+    card had no room for, which was not checked.
     """
+    if importlib.util.find_spec("triton") is None:
+        yield Row("gate", "triton", "ten derivatives", status=NOT_INSTALLED)
+        return
     cases, precisions = (QUICK, TIMED[:1]) if quick else (GATE, TIMED)
     if not quick:
         _compile_ahead(device, [(case, name, *one) for case in cases for name in precisions for one in _ONE_BY_ONE])
     failed = []
     for case in cases:
         graphs, blocks, atoms, width, degree, _ = case
+        errors: dict[str, float] = {}
+        status = ""
         try:
-            errors = _largest_errors(device, precisions, case)
-            status = ""
-        except torch.OutOfMemoryError:
-            errors, status = {}, "out of memory"
+            _largest_errors(device, precisions, case, errors)
+        except torch.OutOfMemoryError:  # what was found before holds
+            status = OUT_OF_MEMORY
         except Exception as error:  # of any compiler
             errors, status = dict.fromkeys(precisions, math.inf), in_a_line(error)
         for precision in precisions:
@@ -93,18 +99,16 @@ def gate(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
         raise SystemExit("gate: the kernels are wrong, nothing is timed. " + "; ".join(failed))
 
 
-def _largest_errors(device: torch.device, precisions: Sequence[str], case: Case) -> dict[str, float]:
-    """One derivative after the other, so that a million atoms fit."""
+def _largest_errors(device: torch.device, precisions: Sequence[str], case: Case, errors: dict[str, float]) -> None:
+    """Fills in the errors, one derivative after the other, so that a million atoms fit."""
     exact, single = sums(device, torch.float64, case), sums(device, torch.float32, case)
-    errors = dict.fromkeys(precisions, 0.0)
     for places, second in _ONE_BY_ONE:
         expected = _derivatives(parts, exact, places, second)[places[0]]
         for precision in precisions:
             with rounded_to(precision), backend("triton"):
                 found = _derivatives(waves, single, places, second)[places[0]]
             error = float((found - expected).norm() / expected.norm())
-            errors[precision] = max(errors[precision], error if error == error else float("inf"))
-    return errors
+            errors[precision] = max(errors.get(precision, 0.0), error if error == error else math.inf)
 
 
 _ONE_BY_ONE = [((place,), second) for place in range(5) for second in (False, True)]
@@ -153,11 +157,10 @@ def limits(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
     """Matrix products of the card's own library, and a copy."""
     n = 64 if quick else 8192
     for name, dtype, tf32 in (("fp32", torch.float32, False), ("TF32", torch.float32, True), ("bf16", torch.bfloat16, False)):
-        torch.backends.cuda.matmul.allow_tf32 = tf32
         a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-        ms = median(lambda a=a, b=b: a @ b, device, repeats)
+        with torch_tf32(tf32):
+            ms = median(lambda a=a, b=b: a @ b, device, repeats)
         yield Row("limits", "machine", f"{name} product", ms=ms, rate=2e-6 * n**3 / ms)
-    torch.backends.cuda.matmul.allow_tf32 = False
     source = torch.randn(2**16 if quick else 2**30, device=device)
     target = torch.empty_like(source)
     ms = median(lambda: target.copy_(source), device, repeats)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
-from benchmarks.gpu_timing import Run, measured, medians, variable
-from benchmarks.rows import Row
+from benchmarks.gpu_timing import NOT_INSTALLED, Run, measured, medians, on_device, variable
+from benchmarks.rows import Row, in_a_line
 from efa_addons import EFAConfig
 from efa_addons.nn import replay
 
@@ -17,13 +18,14 @@ E3NN, CUEQ = "MACE", "MACE, cuEquivariance"
 WITH, LAUNCHED = " with EFA", " with EFA, no CUDA graphs"
 ELEMENTS = ("H", "C")
 ALTERNATIONS, WARM_UP = 3, 4  # for each of the repetitions, and calls before
+ON_DEVICE = ", device alone"  # milliseconds that it works, whatever launching takes
 TASKS = {"inference": False, "training step": True}
 
 
 def mace(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
     """Behind the gate that a freshly inserted EFA changes no energy."""
     if importlib.util.find_spec("mace") is None:
-        yield Row("MACE", E3NN, "inference", status="not installed")
+        yield Row("MACE", E3NN, "inference", status=NOT_INSTALLED)
         return
     from benchmarks.common import largest_distance
     from benchmarks.mace import stock_model
@@ -47,15 +49,19 @@ def mace(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
         summed = of_atoms.new_zeros(len(structures)).index_add(0, batch["batch"], of_atoms)
         if ((energies[0] - energies[1]).abs() > 1e-6 * summed).any():  # a GPU adds up in any order
             changed = f"{energies[0].tolist()} to {energies[1].tolist()}"
-            raise SystemExit(f"gate: inserting EFA changed MACE's energy, {changed}")
+            raise RuntimeError(f"gate: inserting EFA changed MACE's energy, {changed}")
         yield from _steps(E3NN, models, batch, device, repeats)
     if importlib.util.find_spec("cuequivariance_torch") is None:
-        yield Row("MACE", CUEQ, "inference", status="not installed")
+        yield Row("MACE", CUEQ, "inference", status=NOT_INSTALLED)
+        return
+    # without these it computes by torch's, and only warns
+    if device.type == "cuda" and importlib.util.find_spec("cuequivariance_ops_torch") is None:
+        yield Row("MACE", CUEQ, "inference", status="its operations for GPUs are not installed: cuequivariance-ops-torch-cu12")
         return
     try:
         models = {name.replace(E3NN, CUEQ): _accelerated(model, device) for name, model in models.items()}
-    except (ImportError, RuntimeError, AttributeError) as error:  # its operations for GPUs are a package of their own
-        yield Row("MACE", CUEQ, "inference", status=str(error).splitlines()[0][:100])
+    except (ImportError, RuntimeError, AttributeError) as error:
+        yield Row("MACE", CUEQ, "inference", status=in_a_line(error))
         return
     for structures in batches:
         yield from _steps(CUEQ, models, batch_of(stock, structures), device, repeats)
@@ -84,6 +90,10 @@ def _steps(
         for row in rows:
             row.ms = None if row.status else next(times)
             yield row
+        if not training:
+            for row, run in zip([row for row in rows if not row.status], runs, strict=True):
+                if LAUNCHED not in row.contender:
+                    yield replace(row, task=f"{what}{ON_DEVICE}", ms=on_device(run, device, repeats), mib=None)
 
 
 def _step(step: Run, replays: bool) -> None:
@@ -94,4 +104,4 @@ def _step(step: Run, replays: bool) -> None:
 def _accelerated(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     from mace.cli import convert_e3nn_cueq
 
-    return convert_e3nn_cueq.run(model, device=device.type)
+    return convert_e3nn_cueq.run(model, device=str(device))

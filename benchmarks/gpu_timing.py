@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.rows import Row
+from benchmarks.rows import Row, in_a_line
 from efa_addons.ops.backends import PRECISION
 
 Run = Callable[[], Any]
+NOT_INSTALLED, OUT_OF_MEMORY = "not installed", "out of memory"
 
 
 def measured(row: Row, build: Callable[[], Run], device: torch.device, repeats: int) -> tuple[Row, Any]:
@@ -32,7 +33,7 @@ def measured(row: Row, build: Callable[[], Run], device: torch.device, repeats: 
             row.mib = (torch.cuda.max_memory_allocated(device) - before) / 2**20
         row.ms = median(run, device, repeats)
     except (torch.OutOfMemoryError, MemoryError):
-        row.status = "out of memory"
+        row.status = OUT_OF_MEMORY
     except Exception as error:  # of any compiler: the others are worth measuring
         row.status = in_a_line(error)
     run = None  # with all that it holds
@@ -40,10 +41,6 @@ def measured(row: Row, build: Callable[[], Run], device: torch.device, repeats: 
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return row, values
-
-
-def in_a_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:100]
 
 
 def median(run: Run, device: torch.device, repeats: int) -> float:
@@ -71,6 +68,19 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def on_device(run: Run, device: torch.device, repeats: int) -> float:
+    """Milliseconds that the device works for a call, whatever launching takes: all of its kernels, by torch's profiler."""
+    kind = torch.profiler.ProfilerActivity.CUDA if device.type == "cuda" else torch.profiler.ProfilerActivity.CPU
+    run()
+    wait(device)
+    with torch.profiler.profile(activities=[kind]) as record:
+        for _ in range(repeats):
+            run()
+        wait(device)
+    what = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    return sum(getattr(event, what) for event in record.key_averages()) / 1000 / repeats
+
+
 def graphed(run: Run) -> Run:
     """The same as a CUDA graph: what is left where the CPU launches nothing."""
     side = torch.cuda.Stream()
@@ -88,6 +98,17 @@ def graphed(run: Run) -> Run:
         return kept
 
     return replay
+
+
+@contextlib.contextmanager
+def torch_tf32(allowed: bool) -> Iterator[None]:
+    """Within it torch's own matrix products of float32 may be in TF32."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @contextlib.contextmanager

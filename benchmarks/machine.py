@@ -5,9 +5,21 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+
+def installed(*packages: str) -> list[str]:
+    """Names and versions of those that are."""
+    found = []
+    for package in packages:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            pass
+    return found
 
 
 def processor() -> str:

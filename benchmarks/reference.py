@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -23,8 +23,24 @@ def _parameters(weights: list[Any], degree: int) -> dict[str, Any]:
     return {"params": named}
 
 
-def jax_task(problem: Problem, data: Arrays, task: str) -> Callable[[], list[Any]]:
-    """The task as a function that returns when the result is there."""
+@dataclass(frozen=True)
+class JaxTask:
+    """A compiled function with its arguments; a call returns when the result is there."""
+
+    compiled: Any
+    arguments: tuple[Any, ...]
+
+    def __call__(self) -> list[Any]:
+        return jax.tree.leaves(jax.block_until_ready(self.compiled(*self.arguments)))
+
+    @property
+    def mib(self) -> float | None:
+        """Of results and all between them, as the compiler laid it out; none where it does not say."""
+        found = self.compiled.memory_analysis()
+        return None if found is None else (found.temp_size_in_bytes + found.output_size_in_bytes) / 2**20
+
+
+def jax_task(problem: Problem, data: Arrays, task: str) -> JaxTask:
     module = EuclideanFastAttention(
         lebedev_num=problem.points,
         num_features_qk=problem.width_qk,
@@ -56,9 +72,4 @@ def jax_task(problem: Problem, data: Arrays, task: str) -> Callable[[], list[Any
     rest = [jnp.asarray(a) for a in (data.positions, data.inputs, data.batch.astype("int32"))]
     arguments = (weights, *rest, mask, jnp.asarray(data.cotangent))
     function = {"forward": forward, "forces": forces, "training": training}[task]
-    compiled = jax.jit(function).lower(*arguments).compile()
-
-    def run() -> list[Any]:
-        return jax.tree.leaves(jax.block_until_ready(compiled(*arguments)))
-
-    return run
+    return JaxTask(jax.jit(function).lower(*arguments).compile(), arguments)

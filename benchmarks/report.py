@@ -17,8 +17,23 @@ BEGIN, END = "<!-- figures of python -m benchmarks.efa: begin -->", "<!-- figure
 TITLES = {"ms": "milliseconds", "mib": "memory, MiB", "rate": "matrix products, GFlop/s"}
 
 
-def _number(value: float) -> str:
+TARGETS_HEAD = ["what", "target", "measured", "met"]
+
+
+def number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def target_line(name: str, target: str, value: float | None, met: bool) -> list[str]:
+    """Of a table with `TARGETS_HEAD`; "-" where nothing was measured."""
+    return [name, target, "-" if value is None else number(value), "-" if value is None else "yes" if met else "no"]
+
+
+def as_markdown(grid: Grid) -> str:
+    """With its title as a heading."""
+    title, head, lines = grid
+    body = ["| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines]]
+    return "\n".join([f"### {title[0].upper()}{title[1:]}", "", *body])
 
 
 def _cell(row: Row, first: Row | None, what: str) -> str:
@@ -26,7 +41,7 @@ def _cell(row: Row, first: Row | None, what: str) -> str:
     if value is None:
         return row.status or "-"
     base = getattr(first, what) if first else None
-    return _number(value) + (f" ({_number(base / max(value, 1e-9))}x)" if base and row is not first else "")
+    return number(value) + (f" ({number(base / max(value, 1e-9))}x)" if base and row is not first else "")
 
 
 def comparison(rows: Sequence[Row], case: str, what: str) -> Grid:
@@ -46,13 +61,13 @@ def comparison(rows: Sequence[Row], case: str, what: str) -> Grid:
 
 
 def machine(rows: Sequence[Row]) -> Grid:
-    lines = [[row.task, _number(row.ms or 0), _number(row.rate or 0), row.status] for row in rows if row.case == "machine"]
+    lines = [[row.task, number(row.ms or 0), number(row.rate or 0), row.status] for row in rows if row.case == "machine"]
     return "machine: limits", ["limit", "ms", "rate", "unit"], lines
 
 
 def profiles(rows: Sequence[Row]) -> Grid:
     lines = [
-        [str(row.problem), str(row.points), row.task, _number(row.ms or 0), _number(row.rate or 0)]
+        [str(row.problem), str(row.points), row.task, number(row.ms or 0), number(row.rate or 0)]
         for row in rows
         if row.case == "profile"
     ]
@@ -63,13 +78,10 @@ def targets(rows: Sequence[Row]) -> Grid:
     """Of the default, efa_addons, unless it says otherwise; "-" where something was not measured."""
     lines: list[list[str]] = []
 
-    def add(name: str, target: str, value: float | None, met: bool) -> None:
-        lines.append([name, target, "-" if value is None else _number(value), "-" if value is None else "yes" if met else "no"])
-
     def ratio(name: str, target: float, case: str, problem: Problem, what: str) -> None:
         ours, theirs = (find(rows, case, contender, "forces", problem) for contender in (AUTO, REFERENCE))
         value = getattr(theirs, what) / max(getattr(ours, what), 1e-9) if ours and theirs else None
-        add(name, f"{target:.0f}x", value, value is not None and value >= target)
+        lines.append(target_line(name, f"{target:.0f}x", value, value is not None and value >= target))
 
     ratio("16 x 64: reference over efa_addons, time", 30, "batches", Problem(16, 64), "ms")
     ratio("16 x 64: reference over efa_addons, memory", 30, "batches", Problem(16, 64), "mib")
@@ -82,11 +94,12 @@ def targets(rows: Sequence[Row]) -> Grid:
     for row in rates:
         share = row.rate / square if row.rate and square else None
         name = f"{row.num_atoms} atoms, D = {row.width_v}, quadrature: share of the matrix-product rate"
-        add(name, "0.6", share, share is not None and share >= 0.6)
+        lines.append(target_line(name, "0.6", share, share is not None and share >= 0.6))
     small, large = (find(rows, "single", AUTO, "forces", Problem(1, atoms)) for atoms in (4096, 65536))
     growth = (large.ms / 16) / small.ms if small and large and small.ms and large.ms else None
-    add("time per atom at 65,536 atoms over that at 4096", "1.15", growth, growth is not None and growth <= 1.15)
-    return "targets: forward and position gradients", ["what", "target", "measured", "met"], lines
+    met = growth is not None and growth <= 1.15
+    lines.append(target_line("time per atom at 65,536 atoms over that at 4096", "1.15", growth, met))
+    return "targets: forward and position gradients", TARGETS_HEAD, lines
 
 
 def tables(rows: Sequence[Row]) -> list[Grid]:
@@ -112,8 +125,7 @@ def markdown(rows: Sequence[Row], heading: str) -> str:
     for title, head, lines in [*grids[-1:], *grids[:-1]]:
         if title.startswith(("single", "widths")):
             lines = [line for line in lines if line[4] == "forces"]
-        body = ["| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines]]
-        parts.append("\n".join([f"### {title[0].upper()}{title[1:]}", "", *body]))
+        parts.append(as_markdown((title, head, lines)))
     return "\n\n".join(parts)
 
 

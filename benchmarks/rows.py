@@ -1,4 +1,4 @@
-"""One measurement of `benchmarks.efa`, and the CSV file of all of them."""
+"""One measurement of `benchmarks.efa` and `benchmarks.gpu`, and the CSV file of all of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class Row:
     """A contender at a task of a problem, or a limit of the machine or the conditions (then `task` says which).
 
     Args:
-        ms, mib: least wall time of a call, and largest resident memory over that before it; none where it failed.
+        ms, mib: wall time of a call, and largest memory over that before it; none where it failed. Of `benchmarks.efa` the
+            least, and resident memory; on a GPU the median, and the allocator's.
         rate: operations of all matrix products over the time, GFlop/s; GB/s for the copy.
         difference: of all values from those of the first contender, over the largest one.
         status: why there are no figures, or nothing.
@@ -39,6 +40,11 @@ class Row:
     @property
     def problem(self) -> Problem:
         return Problem(self.num_graphs, self.num_atoms, self.width_qk, self.width_v, self.degree, self.points)
+
+
+def in_a_line(error: BaseException) -> str:
+    """Its kind and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmarks.contenders import Task, build
 from benchmarks.problems import Problem
+from benchmarks.rows import in_a_line
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
 START_SECONDS = 600.0  # imports, the first small problem, and compilation: no part of what is measured
@@ -98,7 +99,7 @@ def _serve(connection: Connection, contender: str, problem: Problem, threads: in
                 tasks[task] = build(contender, problem, task)
             connection.send((None, does[what](tasks[task], *rest)))
         except Exception as error:
-            connection.send((f"{type(error).__name__}: {str(error).splitlines()[0][:200]}", None))
+            connection.send((in_a_line(error), None))
 
 
 class Worker:

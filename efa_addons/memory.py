@@ -54,7 +54,9 @@ class PeakMemory(TorchDispatchMode):
         weakref.finalize(storage, forget)
 
 
-_ATOMS = 4096  # so many are run; beyond twice as many (for pairs, as many), memory follows from two such runs or smaller ones
+# So many are run; beyond twice as many (for pairs, as many), memory follows from two such runs or smaller ones.
+_ATOMS = 4096
+_ATOMS_OF_KERNELS = 65_536  # whose sums are cut into shares for their length from some 30,000 on, before to fill the device
 
 
 def predict_memory(blocks: Sequence[EFABlock], atoms_per_graph: int, num_graphs: int, training: bool = True) -> int:
@@ -77,20 +79,19 @@ def predict_memory(blocks: Sequence[EFABlock], atoms_per_graph: int, num_graphs:
     if not on_cpu:
         _run(blocks, 2, 1, training)  # where kernels take part they are checked first, for which nothing may be counted
     pairs = any(_takes_pairs(block.attention, atoms_per_graph, on_cpu) for block in blocks)
-    if pairs and not on_cpu:  # all pairs of the batch, see `ops.graphs.dense_pairs`
-        atoms_per_graph, num_graphs = atoms_per_graph * num_graphs, 1
-    if atoms_per_graph * num_graphs <= (_ATOMS if pairs else 2 * _ATOMS):
+    run = _ATOMS if on_cpu or pairs else _ATOMS_OF_KERNELS
+    if atoms_per_graph * num_graphs <= (run if pairs else 2 * run):
         return peak(atoms_per_graph, num_graphs)
-    if pairs and atoms_per_graph > _ATOMS // 2:
-        return num_graphs * _parabola(_ATOMS // 8, [peak(n * _ATOMS // 8, 1) for n in (1, 2, 4)], atoms_per_graph)
-    if atoms_per_graph <= _ATOMS:
-        some = _ATOMS // atoms_per_graph
+    if pairs and atoms_per_graph > run // 2:
+        return num_graphs * _parabola(run // 8, [peak(n * run // 8, 1) for n in (1, 2, 4)], atoms_per_graph)
+    if atoms_per_graph <= run:
+        some = run // atoms_per_graph
         few, more = peak(atoms_per_graph, some), peak(atoms_per_graph, 2 * some)
         return few + (more - few) * (num_graphs - some) // some
-    one, two = peak(_ATOMS, 1), peak(_ATOMS, 2)
-    double = peak(2 * _ATOMS, 1)
+    one, two = peak(run, 1), peak(run, 2)
+    double = peak(2 * run, 1)
     of_graph = two - double  # beside its atoms
-    return one + (num_graphs - 1) * of_graph + (double - one) * (atoms_per_graph * num_graphs - _ATOMS) // _ATOMS
+    return one + (num_graphs - 1) * of_graph + (double - one) * (atoms_per_graph * num_graphs - run) // run
 
 
 def _is_on_cpu(block: EFABlock) -> bool:

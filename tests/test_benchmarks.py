@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import benchmarks.gpu
-from benchmarks import gpu_counts, gpu_kernels, gpu_report
+from benchmarks import gpu_attention, gpu_counts, gpu_kernels, gpu_report
 from benchmarks.contenders import AUTO, QUADRATURE, REFERENCE, TRANSLATION, _ours, build, missing
 from benchmarks.contest import gate
 from benchmarks.problems import TASKS, Problem, arrays
@@ -63,31 +63,83 @@ def test_gpu(tmp_path, request):
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     command += ["--out", str(tmp_path), "--only", *sections]
     subprocess.run(command, cwd=request.config.rootpath, env=environment, check=True, capture_output=True)
-    rows = read_rows(tmp_path / "gpu_interpreter_quick.csv")
-    assert list(dict.fromkeys(row.case for row in rows)) == sections
-    for row in rows:
+    (path,) = tmp_path.glob("*.csv")
+    assert path.name == f"gpu_interpreter_{'_'.join(sections)}_quick.csv"
+    rows = read_rows(path)
+    assert list(dict.fromkeys(row.case for row in rows)) == ["conditions", *sections]
+    assert rows[0].task.startswith("interpreter, float32, medians of 1; torch ")
+    for row in rows[1:]:
         installed = row.contender != REFERENCE or not missing(REFERENCE)
         assert (row.status == "" or not installed) and (row.ms or row.case == "gate" or not installed)
         assert row.difference is None or row.difference < (5e-3 if "tf32" in row.contender.split() else 1e-5)
-    assert {row.contender for row in rows if row.case == "attention"} >= {"triton", "triton, tf32", "chunked", "plain"}
-    page = (tmp_path / "gpu_interpreter_quick.md").read_text()
-    assert page.startswith("(interpreter, torch ") and "### Targets" in page and "### Molecules" in page
+    timed = {row.contender for row in rows if row.case == "attention"}
+    assert timed >= {name + tf32 for name in ("triton", "chunked", "plain") for tf32 in ("", ", tf32")}
+    page = path.with_suffix(".md").read_text()
+    assert page.startswith("(interpreter, float32") and "### Targets" in page and "### Molecules" in page
 
 
-def test_gpu_goes_on_after_a_section_that_fails(monkeypatch, tmp_path):
-    def fails(device, quick, repeats):
-        yield Row("limits", "machine", "copy", rate=1.0)
-        raise RuntimeError("of a driver\nwith details")
+@pytest.fixture
+def run_gpu(monkeypatch, tmp_path):
+    """The command with other sections; returns why it ended, and its files with what they say."""
 
-    monkeypatch.setattr(
-        benchmarks.gpu, "SECTIONS", {"limits": fails, "mace": lambda *given: [Row("MACE", "MACE", "inference", ms=1.0)]}
-    )
-    monkeypatch.setattr(sys, "argv", ["gpu", "--quick", "--device", "cpu", "--out", str(tmp_path), "--only", "limits", "mace"])
-    with pytest.raises(SystemExit, match="not run to their end: limits"):
-        benchmarks.gpu.main()
-    rows = read_rows(tmp_path / "gpu_interpreter_quick.csv")
-    assert [(row.case, row.status) for row in rows] == [("limits", ""), ("limits", "RuntimeError: of a driver"), ("MACE", "")]
-    assert "RuntimeError: of a driver" in (tmp_path / "gpu_interpreter_quick.md").read_text()
+    def run(*arguments, **sections):
+        command = ["gpu", "--quick", "--device", "cpu", "--out", str(tmp_path), *arguments]
+        monkeypatch.setattr(benchmarks.gpu, "SECTIONS", sections)
+        monkeypatch.setattr(sys, "argv", command)
+        why = ""
+        try:
+            benchmarks.gpu.main()
+        except (SystemExit, KeyboardInterrupt) as ended:
+            why = str(ended) or type(ended).__name__
+        return why, {path.name: path.read_text() for path in tmp_path.iterdir()}
+
+    return run
+
+
+ONE = Row("limits", "machine", "copy", rate=1.0)
+
+
+def ends_with(error):
+    def section(device, quick, repeats):
+        yield ONE
+        raise error
+
+    return section
+
+
+def test_gpu_goes_on_after_a_section_that_fails(run_gpu, tmp_path):
+    step = Row("MACE", "MACE", "inference", ms=1.0)
+    why, files = run_gpu(limits=ends_with(RuntimeError("of a driver\nwith details")), mace=lambda *given: [step])
+    assert why == "these sections were not run to their end: limits"
+    assert set(files) == {"gpu_interpreter_quick.part.csv", "gpu_interpreter_quick.part.md"}
+    rows = read_rows(tmp_path / "gpu_interpreter_quick.part.csv")
+    assert [(row.case, row.status) for row in rows[1:]] == [
+        ("limits", ""),
+        ("limits", "RuntimeError: of a driver"),
+        ("MACE", ""),
+    ]
+    assert "RuntimeError: of a driver" in files["gpu_interpreter_quick.part.md"]
+
+
+@pytest.mark.parametrize("error", [SystemExit("gate: wrong"), KeyboardInterrupt()])
+def test_gpu_that_is_broken_off_keeps_what_it_has_and_an_earlier_run(run_gpu, error):
+    why, files = run_gpu(limits=lambda *given: [ONE])
+    assert why == "" and set(files) == {"gpu_interpreter_quick.csv", "gpu_interpreter_quick.md"}
+    earlier = dict(files)
+    why, files = run_gpu(limits=ends_with(error))
+    assert why in ("gate: wrong", "KeyboardInterrupt")
+    assert all(files[name] == text for name, text in earlier.items())
+    assert "copy" in files["gpu_interpreter_quick.part.csv"] and "| machine | copy |" in files["gpu_interpreter_quick.part.md"]
+
+
+def test_gpu_of_some_sections_has_files_of_its_own_which_make_one_page(run_gpu, tmp_path):
+    sections = {"limits": lambda *given: [ONE], "mace": lambda *given: [Row("MACE", "MACE", "inference", ms=1.0)]}
+    for section in sections:
+        run_gpu("--only", section, **sections)
+    parts = [str(tmp_path / f"gpu_interpreter_{section}_quick.csv") for section in sections]
+    _, files = run_gpu("--from-csv", *parts, **sections)
+    page = files["gpu_interpreter_limits_quick.md"]
+    assert "### Limits" in page and "### MACE" in page and page.count("interpreter, float32") == 2
 
 
 def test_gpu_gate_refuses_kernels_that_fail(monkeypatch):
@@ -101,9 +153,42 @@ def test_gpu_gate_refuses_kernels_that_fail(monkeypatch):
 
 
 def test_gpu_gate_refuses_wrong_kernels(monkeypatch):
-    monkeypatch.setattr(gpu_kernels, "_largest_errors", lambda device, precisions, case: dict.fromkeys(precisions, 1e-4))
+    monkeypatch.setattr(
+        gpu_kernels, "_largest_errors", lambda device, precisions, case, errors: errors.update(dict.fromkeys(precisions, 1e-4))
+    )
     with pytest.raises(SystemExit, match="gate: the kernels are wrong, nothing is timed. tf32x3, 1 x 20 atoms"):
         list(gpu_kernels.gate(torch.device("cpu"), True, 1))
+
+
+def test_gpu_gate_says_what_it_had_no_room_for(monkeypatch, run_gpu):
+    """What was found before counts; the run does not end as if all had been checked."""
+
+    def full(device, precisions, case, errors):
+        errors[precisions[0]] = found
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(gpu_kernels, "_largest_errors", full)
+    found = 1e-8
+    why, files = run_gpu(gate=gpu_kernels.gate)
+    assert (
+        why == "these sections were not run to their end: gate"
+        and "1e-08,out of memory" in files["gpu_interpreter_quick.part.csv"]
+    )
+    found = 1.0
+    assert "the kernels are wrong" in run_gpu(gate=gpu_kernels.gate)[0]
+
+
+def test_gpu_gate_without_triton(monkeypatch, run_gpu):
+    monkeypatch.setattr(gpu_kernels.importlib.util, "find_spec", lambda name: None)
+    why, files = run_gpu(gate=gpu_kernels.gate)
+    assert why == "" and "not installed" in files["gpu_interpreter_quick.csv"]
+
+
+def test_differences():
+    one = np.ones(3)
+    assert gpu_attention._difference([one, 1.5 * one], [one, one]) == 0.5
+    assert np.isnan(gpu_attention._difference([one, np.nan * one], [one, one]))
+    assert gpu_attention._difference([one], None) is None
 
 
 def test_gpu_targets():
@@ -116,7 +201,9 @@ def test_gpu_targets():
             Row("limits", "machine", "TF32 product", ms=1.0, rate=400.0),
             *(Row(task=task, ms=ms, rate=210.0 / ms, **kernel) for task in ("state", "read-out")),
             Row(contender="triton", ms=10.0 * ms, **large),
+            Row(contender="triton, tf32", ms=5.0 * ms, **large),
             Row(contender="chunked", ms=51.0, **large),
+            Row(contender="chunked, tf32", ms=26.0, **large),
             Row(contender="plain", status="out of memory", **large),
             Row("MACE", "MACE", "inference", 50, 20, ms=1.0),
             Row("MACE", "MACE", "inference", 1, 1000, ms=100.0),
@@ -124,18 +211,19 @@ def test_gpu_targets():
         ]
 
     assert [line[2:] for line in gpu_report.targets(rows(1.0))[2]] == [
-        ["0.525", "yes"], ["0.525", "yes"], ["5.1", "yes"], ["0.01", "yes"], ["0.09", "yes"], ["-", "-"],
+        ["0.525", "yes"], ["0.525", "yes"], ["5.1", "yes"], ["0.01", "yes"], ["5.2", "yes"], ["0.09", "yes"], ["-", "-"],
     ]  # fmt: skip
-    assert [line[3] for line in gpu_report.targets(rows(2.0))[2]] == ["no", "no", "no", "yes", "no", "-"]
+    assert [line[3] for line in gpu_report.targets(rows(2.0))[2]] == ["no", "no", "no", "yes", "no", "no", "-"]
 
 
 def test_gpu_counts():
     """Of pairs four times as many bytes for twice the atoms, of the quadrature twice as many; one operation for each kernel."""
-    bytes_of = {form: [gpu_counts.counted(form, 1, n, False).bytes for n in (500, 1000)] for form in gpu_counts.FORMS[:2]}
+    sizes = [Problem(1, n, 32, 64, points=0) for n in (500, 1000)]
+    bytes_of = {form: [gpu_counts.counted(form, size, False).bytes for size in sizes] for form in gpu_counts.FORMS[:2]}
     assert 3.5 < bytes_of["pairwise, torch"][1] / bytes_of["pairwise, torch"][0] < 4.1
     assert 1.5 < bytes_of["quadrature, torch"][1] / bytes_of["quadrature, torch"][0] < 2.1
     pytest.importorskip("triton", "3.4", reason="needs triton")
-    by_torch, by_kernels = (gpu_counts.counted(form, 4, 20, True) for form in gpu_counts.FORMS[1:])
+    by_torch, by_kernels = (gpu_counts.counted(form, Problem(4, 20, 32, 64, points=0), True) for form in gpu_counts.FORMS[1:])
     assert by_kernels.launches < 0.3 * by_torch.launches and by_kernels.bytes < by_torch.bytes
 
 

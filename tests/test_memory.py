@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.gpu_counts import Traffic, _kernels_counted
 from efa_addons import EFABlock, EFAConfig, memory
 from efa_addons.memory import PeakMemory, predict_memory
 from efa_addons.ops import graphs, pairwise
@@ -81,17 +82,30 @@ def test_peak_counts_what_is_alive_and_views_once():
     assert found.peak == 4000
 
 
-@pytest.mark.parametrize(("atoms_per_graph", "num_graphs", "known_sizes"), [(300, 1, True), (200, 2, True), (30, 10, False)])
-def test_pairs_are_counted_as_pairs(monkeypatch, atoms_per_graph, num_graphs, known_sizes):
-    """Where no more than 128 atoms are run. Where sizes must not be looked at (a GPU), these are all pairs of a batch."""
+@pytest.mark.parametrize(("atoms_per_graph", "num_graphs"), [(300, 1), (200, 2), (30, 10)])
+@pytest.mark.parametrize("waited_for", [False, True])
+def test_pairs_are_counted_as_pairs(monkeypatch, atoms_per_graph, num_graphs, waited_for):
+    """Where no more than 128 atoms are run. On a GPU, too, pairs are those of atoms of the same graph."""
     block = EFABlock("8x0e+8x1o", "8x0e", EFAConfig(max_length=12.0, num_features_qk=8, method="pairwise"))
     monkeypatch.setattr(pairwise, "_KEEP", 0)
-    if not known_sizes:
+    needed = predict_memory([block], atoms_per_graph, num_graphs)
+    if waited_for:
         monkeypatch.setattr(graphs, "_static_shapes", lambda batch: True)
         monkeypatch.setattr(memory, "_is_on_cpu", lambda block: False)
-    needed = predict_memory([block], atoms_per_graph, num_graphs)
     monkeypatch.setattr(memory, "_ATOMS", 256)
     assert predict_memory([block], atoms_per_graph, num_graphs) == pytest.approx(needed, rel=0.1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("atoms_per_graph", "num_graphs"), [(150_000, 1), (300_000, 1), (3000, 50)])
+def test_where_kernels_serve(training, atoms_per_graph, num_graphs):
+    """Without running so much: their sums are cut into more and more shares. Against the batch on a device without memory."""
+    pytest.importorskip("triton", "3.4", reason="needs triton")
+    blocks = [EFABlock("16x0e", "16x0e", EFAConfig(max_length=12.0, method="quadrature")).to("meta")]
+    with _kernels_counted(Traffic()):
+        with PeakMemory() as found:
+            memory._run(blocks, atoms_per_graph, num_graphs, training)
+        assert predict_memory(blocks, atoms_per_graph, num_graphs, training) == pytest.approx(found.peak, rel=0.02)
 
 
 def test_frozen_blocks(blocks):

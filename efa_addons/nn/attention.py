@@ -21,7 +21,7 @@ from efa_addons.nn.tensor_integration import TensorIntegration
 from efa_addons.ops.activations import ACTIVATIONS, gate
 from efa_addons.ops.cost import pairwise_up_to
 from efa_addons.ops.erope import default_frequencies
-from efa_addons.ops.graphs import PairBlocks, center_positions, dense_pairs, graph_blocks, graph_sizes, not_alone, pair_blocks
+from efa_addons.ops.graphs import PairBlocks, center_positions, device_pairs, graph_blocks, graph_sizes, not_alone, pair_blocks
 from efa_addons.ops.grid import Grid, frequency_groups, make_grid
 from efa_addons.ops.lebedev import lebedev_grid, lebedev_num_for, max_phase_for, quadrature_error
 from efa_addons.ops.pairwise import attend_pairs_harmonics
@@ -364,7 +364,7 @@ class EuclideanFastAttention(nn.Module):
         sizes = graph_sizes(batch, num_graphs)
         if sizes is None:
             if self.method == "pairwise":
-                return self._by_pairs(q, k, v, positions, dense_pairs(batch))
+                return self._by_pairs(q, k, v, positions, device_pairs(batch, num_graphs))
             return self._by_quadrature(q, k, v, positions, batch, num_graphs)
         small: List[int] = []
         large: List[int] = []
@@ -403,6 +403,11 @@ class EuclideanFastAttention(nn.Module):
             # Alone in its graph an atom attends to nothing: exactly zero, not what rounding leaves of the difference.
             z = z * not_alone(batch, num_graphs).to(z.dtype).view(-1, 1, 1, 1)
         return z
+
+    @torch.jit.unused
+    def goes_by_sizes(self, batch: Optional[Tensor], num_graphs: Optional[int]) -> bool:
+        """Whether a call on a GPU waits for the sizes of graphs."""
+        return self.method == "pairwise" and batch is not None and num_graphs != 1
 
     @torch.jit.unused
     def watch(self, positions: Tensor, batch: Optional[Tensor], num_graphs: Optional[int]) -> None:

@@ -100,11 +100,14 @@ class EFABlock(nn.Module):
         if torch.jit.is_scripting():
             return self.residual(x, positions, batch, num_graphs)
         else:
+            attention = self.attention if isinstance(self.attention, EuclideanFastAttention) else None
+            if attention is not None and attention.goes_by_sizes(batch, num_graphs):
+                return self.residual(x, positions, batch, num_graphs)  # a recording would be for the sizes that it saw
             out = replayed(self, self.residual, x, positions, batch, num_graphs)
             if out is None:
                 return self.residual(x, positions, batch, num_graphs)
-            if isinstance(self.attention, EuclideanFastAttention):
-                self.attention.watch(positions, batch, num_graphs)
+            if attention is not None:
+                attention.watch(positions, batch, num_graphs)
             return out
 
     def residual(

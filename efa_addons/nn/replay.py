@@ -32,7 +32,7 @@ from efa_addons.ops.tracing import capturing, tracing, transformed
 
 VARIABLE = "EFA_ADDONS_CUDA_GRAPHS"
 _ON = ("cuda",)
-_CALLS = 3  # of the same kind before one is recorded: kernels are compiled and checked by then
+CALLS = 3  # of the same kind before one is recorded: kernels are compiled and checked by then
 _KEPT = 4  # recordings of a block; the one that was not used for longest makes room
 _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks")
 _MOST_ATOMS = 10_000  # beyond, launching is no longer what takes the time, and memory would be kept
@@ -280,7 +280,7 @@ class _Replays:
         if len(self.calls) > 1000:  # of ever new shapes
             self.calls.clear()
         self.calls[kind] = self.calls.get(kind, 0) + 1
-        return self.calls[kind] > _CALLS * 8 ** self.recorded.get(kind, 0)
+        return self.calls[kind] > CALLS * 8 ** self.recorded.get(kind, 0)
 
     def keep(self, kind: _Kind, recording: _Recording | None) -> None:
         self.calls.pop(kind, None)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from efa_addons.distributed import over_ranks
 from efa_addons.ops.scatter import sum_rows
-from efa_addons.ops.tracing import tracing, transformed
+from efa_addons.ops.tracing import capturing, tracing, transformed
 
 
 class GraphBlocks(NamedTuple):
@@ -213,6 +213,37 @@ def dense_pairs(batch: Tensor) -> List[PairBlocks]:
     """All N² pairs of the batch in one block with those of different graphs marked: needs no look at the sizes."""
     number = torch.arange(batch.shape[0], device=batch.device)
     return [PairBlocks(number, number, 1, batch.shape[0], True, batch.unsqueeze(1) == batch)]
+
+
+def _can_be_seen(batch: Tensor) -> bool:
+    """Whether values on a device can be waited for."""
+    if torch.jit.is_scripting():
+        return True
+    else:
+        hidden = batch.device.type == "meta" or tracing() or transformed() or torch.jit.is_tracing()
+        return not (hidden or capturing(batch.device))
+
+
+def device_pairs(batch: Tensor, num_graphs: int) -> List[PairBlocks]:
+    """As `pair_blocks` of all graphs, where `batch` is on a device.
+
+    The device is waited for once, to see the sizes of more than one graph. Where these cannot be seen (traces, transforms,
+    captures of CUDA graphs, tensors without memory): `dense_pairs`.
+    """
+    num_atoms = batch.shape[0]
+    seen = _can_be_seen(batch)
+    if seen and num_graphs == 1 and num_atoms > 0:
+        number = torch.arange(num_atoms, device=batch.device)
+        return [PairBlocks(number, number, 1, num_atoms, True, None)]
+    if not seen:
+        return dense_pairs(batch)
+    here = batch.cpu()
+    counts: List[int] = atoms_per_graph(here, num_graphs).tolist()
+    layout: List[PairBlocks] = []
+    for blocks in pair_blocks(here, counts, num_atoms):
+        atoms, slot = blocks.atoms.to(batch.device), blocks.slot.to(batch.device)
+        layout.append(PairBlocks(atoms, slot, blocks.num_blocks, blocks.block_size, blocks.in_order, None))
+    return layout
 
 
 def to_pair_blocks(x: Tensor, blocks: PairBlocks) -> Tensor:

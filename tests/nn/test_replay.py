@@ -74,7 +74,7 @@ def counted(monkeypatch):
 
 def warm(block, seed=0, **sizes):
     """Until the block is recorded."""
-    for _ in range(replay._CALLS + 1):
+    for _ in range(replay.CALLS + 1):
         results(block, *structure(block, seed, **sizes))
     assert recorded(block)
 
@@ -86,6 +86,18 @@ def test_the_same_numbers(block, counted):
     for seed in range(3):
         same(results(block, *structure(block, seed)), results(block, *structure(block, seed), block.residual))
     assert recorded(block) == [one] and len(counted) == 3
+
+
+def test_sums_over_pairs_of_several_graphs_go_by_their_sizes(device, randomized):
+    """A recording would hold for one division into graphs; one graph has none."""
+    config = CONFIG.replace(method="pairwise", lebedev_num=None)
+    block = randomized(EFABlock(IRREPS, IRREPS, config)).to(device, torch.float32).eval().requires_grad_(False)
+    for seed in range(replay.CALLS + 2):
+        x, positions, batch, num_graphs = structure(block, seed)
+        batch = (torch.arange(len(batch), device=device) > seed).long()
+        same(results(block, x, positions, batch, num_graphs), results(block, x, positions, batch, num_graphs, block.residual))
+    assert not recorded(block)
+    warm(block, num_graphs=1)
 
 
 def test_results_are_no_ones_memory(block):
@@ -152,7 +164,7 @@ def test_many_gradients_at_once(block):
 
 def test_without_gradients(block):
     with torch.no_grad():
-        for seed in range(replay._CALLS + 3):
+        for seed in range(replay.CALLS + 3):
             arguments = structure(block, seed)
             out = block(*arguments)
             same([out], [block.residual(*arguments)])
@@ -162,7 +174,7 @@ def test_without_gradients(block):
 
 def test_positions_alone(block):
     """As in a first layer, whose features know nothing of positions."""
-    for seed in range(replay._CALLS + 2):
+    for seed in range(replay.CALLS + 2):
         x, positions, batch, num_graphs = structure(block, seed)
         same(*(results(block, x.detach(), positions, batch, num_graphs, compute) for compute in (block, block.residual)))
     assert len(recorded(block)) == 1
@@ -171,7 +183,7 @@ def test_positions_alone(block):
 def test_emulated(device, randomized):
     """It does not depend on positions and, as a first layer, on nothing that needs gradients."""
     block = randomized(EFABlock(IRREPS, IRREPS, CONFIG.replace(emulate=True))).to(device).requires_grad_(False)
-    for seed in range(replay._CALLS + 2):
+    for seed in range(replay.CALLS + 2):
         x, positions, batch, num_graphs = structure(block, seed)
         same(*(results(block, x, positions, batch, num_graphs, compute) for compute in (block, block.residual)))
         out = block(x.detach(), positions, batch, num_graphs)
@@ -288,7 +300,7 @@ def test_checkpoints(block, before):
 
 def test_a_recording_of_another_thread_is_not_waited_for(block):
     with replay._recording:
-        for _ in range(replay._CALLS + 2):
+        for _ in range(replay.CALLS + 2):
             results(block, *structure(block, 0))
         assert not recorded(block)
     results(block, *structure(block, 0))
@@ -329,7 +341,7 @@ def test_other_back_ends_and_precisions(block, counted):
 
 def test_what_is_not_recorded(block, monkeypatch, counted):
     def calls(run=None):
-        for _ in range(replay._CALLS + 3):
+        for _ in range(replay.CALLS + 3):
             run() if run else results(block, *structure(block, 0))
         return len(recorded(block))
 
@@ -396,7 +408,7 @@ def test_kinds_that_take_turns_are_not_recorded_over_and_over(block, monkeypatch
     made = []
     monkeypatch.setattr(replay, "_recorded", lambda *given, make=replay._recorded: (made.append(1), make(*given))[1])
     kinds = range(5, 5 + replay._KEPT + 1)
-    for _ in range(3 * replay._CALLS):
+    for _ in range(3 * replay.CALLS):
         for num_atoms in kinds:
             results(block, *structure(block, 0, num_atoms=num_atoms))
     assert len(made) == len(kinds) and len(recorded(block)) == replay._KEPT
@@ -407,7 +419,7 @@ def test_a_failure_is_a_warning_and_computed(block, monkeypatch):
         raise RuntimeError("no capture here")
 
     monkeypatch.setattr(replay, "_Graph", fails)
-    for _ in range(replay._CALLS):
+    for _ in range(replay.CALLS):
         results(block, *structure(block, 0))
     given = structure(block, 1)
     with pytest.warns(EFAWarning, match="not recorded as a CUDA graph .RuntimeError: no capture here"):
@@ -425,12 +437,12 @@ def test_a_capture_that_is_broken_off(randomized, monkeypatch):
     residual = second.residual
     monkeypatch.setattr(second, "residual", lambda *given: residual(*given) * residual(*given).sum().sign().abs().item())
     with pytest.warns(EFAWarning, match="not recorded as a CUDA graph"):
-        for _ in range(replay._CALLS + 1):
+        for _ in range(replay.CALLS + 1):
             results(second, *structure(second, 0))
     assert torch.rand(3, device="cuda").shape == (3,)
     given = structure(first, 1)
     same(results(first, *given), results(first, *given, first.residual))
-    for _ in range(2 * replay._CALLS):
+    for _ in range(2 * replay.CALLS):
         results(first, *structure(first, 0, num_atoms=11))
     assert len(recorded(first)) == 1
 
@@ -491,7 +503,7 @@ def test_recordings_are_for_cuda_only(monkeypatch):
 def test_after_a_capture_that_is_broken_off_nothing_is_recorded(block, counted, monkeypatch):
     warm(block)
     monkeypatch.setattr(replay, "_broken", [object()])
-    for _ in range(2 * replay._CALLS):
+    for _ in range(2 * replay.CALLS):
         results(block, *structure(block, 0, num_atoms=11))
     assert len(recorded(block)) == 1
     before = len(counted)
@@ -567,6 +579,6 @@ def test_threads(block):
 @pytest.mark.skipif(interpreted(), reason="needs no kernels")
 def test_nothing_on_a_cpu(randomized):
     block = randomized(EFABlock(IRREPS, IRREPS, CONFIG)).eval().requires_grad_(False)
-    for _ in range(replay._CALLS + 2):
+    for _ in range(replay.CALLS + 2):
         results(block, *structure(block, 0))
     assert not recorded(block)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from efa_addons.ops import graphs, pairwise
-from efa_addons.ops.graphs import dense_pairs, graph_blocks, graph_sizes, pair_blocks
+from efa_addons.ops.graphs import dense_pairs, device_pairs, graph_blocks, graph_sizes, pair_blocks
 from efa_addons.ops.grid import make_grid
 from efa_addons.ops.pairwise import attend_pairs, attend_pairs_harmonics
 from efa_addons.ops.quadrature import attend
@@ -15,6 +15,7 @@ FREQUENCIES = (0.0, 0.7, 1.9)
 SIZES = [(5,), (1,), (4, 4, 4), (3, 1, 4), (0, 2, 0, 3), (1, 1, 1, 12, 1, 1), (0, 0), (2, 30, 5, 31, 2)]
 LAYOUTS = {
     "by size": lambda atoms: pair_blocks(atoms.batch, graph_sizes(atoms.batch, atoms.num_graphs), 100),
+    "of a device": lambda atoms: device_pairs(atoms.batch, atoms.num_graphs),
     "dense": lambda atoms: dense_pairs(atoms.batch),
 }
 
@@ -152,6 +153,27 @@ class TestLayout:
         assert [blocks.block_size for blocks in layout] == [300, 21]
         slots = sum(blocks.num_blocks * blocks.block_size**2 for blocks in layout)
         assert slots <= sum(n**2 for n in (20, 19, 300, 21, 2, 298)) + 2 * 4000
+
+    def test_of_a_device_by_sizes_where_they_can_be_seen(self, atoms, monkeypatch):
+        """Which is asked once; one graph is known without."""
+        looks = []
+        monkeypatch.setattr(torch.Tensor, "cpu", lambda batch: looks.append(batch) or batch)
+        batch = atoms(3, 1, 3).batch
+        assert [blocks.block_size for blocks in device_pairs(batch, 3)] == [3] and len(looks) == 1
+        (blocks,) = device_pairs(atoms(5).batch, 1)
+        assert blocks.in_order and blocks.same is None and len(looks) == 1
+        monkeypatch.setattr(graphs, "_can_be_seen", lambda batch: False)
+        (blocks,) = device_pairs(batch, 3)
+        assert blocks.same.shape == (7, 7) and len(looks) == 1
+
+    @pytest.mark.parametrize("hide", [torch.func.functionalize, lambda run: lambda x: torch.func.vmap(run)(x[None])])
+    def test_what_cannot_be_seen(self, hide):
+        batch = torch.tensor([0, 0, 1])
+        assert graphs._can_be_seen(batch) and not graphs._can_be_seen(batch.to("meta"))
+        seen = []
+        hide(lambda x: seen.append(graphs._can_be_seen(batch)) or x)(torch.zeros(2))
+        torch.jit.trace(lambda x: seen.append(graphs._can_be_seen(batch)) or x, torch.zeros(2), check_trace=False)
+        assert seen == [False, False]
 
     def test_equal_sizes_in_order_are_a_view(self):
         batch = torch.arange(3).repeat_interleave(4)

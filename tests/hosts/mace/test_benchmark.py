@@ -21,9 +21,9 @@ def test_share_of_a_step_on_a_gpu(tmp_path, request):
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu", "--quick", "--device", "cpu", "--only", "mace"]
     command += ["--repeats", "1", "--out", str(tmp_path)]
     subprocess.run(command, cwd=request.config.rootpath, check=True, capture_output=True)
-    rows = list(csv.DictReader((tmp_path / "gpu_interpreter_quick.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "gpu_interpreter_mace_quick.csv").open()))
     hosts = ["MACE"] + ["MACE, cuEquivariance"] * (find_spec("cuequivariance_torch") is not None)
     timed = [(row["contender"], row["task"]) for row in rows if float(row["ms"] or 0) > 0]
-    tasks = ("inference", "training step")  # on a GPU an inference without CUDA graphs, too
+    tasks = ("inference", "inference, device alone", "training step")  # on a GPU an inference without CUDA graphs, too
     assert timed == [(host + efa, task) for host in hosts for task in tasks for efa in ("", " with EFA")]
-    assert "MACE, inference of 1000 atoms" in (tmp_path / "gpu_interpreter_quick.md").read_text()
+    assert "MACE, inference of 1000 atoms" in (tmp_path / "gpu_interpreter_mace_quick.md").read_text()
