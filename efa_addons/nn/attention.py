@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING, List, Optional, Tuple
 
 import torch
@@ -15,20 +14,29 @@ from efa_addons.config import METHODS
 from efa_addons.distributed import spread
 from efa_addons.errors import EFAError, EFAWarning, unknown_names
 from efa_addons.late import late
-from efa_addons.nn.checks import check_graphs, check_inputs, largest_distance, warn_if_wider, width
-from efa_addons.nn.features import Dense, FeatureType, Select, components_of
+from efa_addons.nn.checks import (
+    check_dtype,
+    check_graphs,
+    check_inputs,
+    check_whole,
+    is_number,
+    largest_distance,
+    warn_if_wider,
+    width,
+)
+from efa_addons.nn.features import Dense, FeatureType, Select, WithConstants, components_of
 from efa_addons.nn.tensor_integration import TensorIntegration
 from efa_addons.ops.activations import ACTIVATIONS, gate
 from efa_addons.ops.cost import pairwise_up_to
 from efa_addons.ops.erope import default_frequencies
 from efa_addons.ops.graphs import PairBlocks, center_positions, device_pairs, graph_blocks, graph_sizes, not_alone, pair_blocks
 from efa_addons.ops.grid import Grid, frequency_groups, make_grid
+from efa_addons.ops.harmonics import MAX_DEGREE
 from efa_addons.ops.lebedev import lebedev_grid, lebedev_num_for, max_phase_for, quadrature_error
 from efa_addons.ops.pairwise import attend_pairs_harmonics
 from efa_addons.ops.quadrature import attend
 from efa_addons.ops.tracing import tracing, transformed
 
-_OF_PHASES = ("directions", "even", "odd", "frequencies")  # buffers, frequencies unless they are trained
 _EVERY = 16  # calls on a GPU measure what is only for a warning
 _COARSE = 0.01  # error of a grid of a given number of points, of the kernel, from which it is warned of
 
@@ -56,7 +64,7 @@ def _at_least_single(x: Tensor) -> torch.dtype:
     return x.dtype if x.dtype == torch.float64 else torch.float32
 
 
-class EuclideanFastAttention(nn.Module):
+class EuclideanFastAttention(WithConstants):
     """EFA(n) = Σ_m λ_m D_qk^(-1/2) rot_u(q_n) · Σ_n' rot_u(k_n') ⊗ v_n' (arXiv:2412.08541, Eqs. 13-20; Eq. 23 below).
 
     Args:
@@ -95,6 +103,8 @@ class EuclideanFastAttention(nn.Module):
     Raises:
         EFAError: impossible options, or tensors of the wrong shape or dtype.
     """
+
+    _single = ("directions", "even", "odd", "frequencies")  # what phases are made of; frequencies unless they are trained
 
     if TYPE_CHECKING:  # TorchScript would stumble over these
         directions: Tensor
@@ -135,15 +145,23 @@ class EuclideanFastAttention(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("max_length", max_length), ("max_frequency", max_frequency), ("normalization", normalization)):
-            if isinstance(value, str) or not (value > 0 and math.isfinite(value)):
+            if not is_number(value) or not (value > 0 and math.isfinite(value)):
                 raise EFAError(f"{name} must be a positive number, got {value!r}.")
-        if not 0 < tolerance < 1:
-            raise EFAError(f"tolerance must be positive and below 1, the largest value of the kernel, got {tolerance}.")
-        least = {"num_features": 1, "num_features_v": 1, "max_degree": 0, "ti_max_degree_sph": 0, "ti_max_degree": 0}
-        given = (num_features, num_features_v, max_degree, ti_max_degree_sph, ti_max_degree)
-        for name, number in zip(least, given, strict=True):
-            if number is not None and number < least[name]:
-                raise EFAError(f"{name} must be {least[name]} or more, got {number}.")
+        if not is_number(tolerance) or not 0 < tolerance < 1:
+            raise EFAError(f"tolerance must be positive and below 1, the largest value of the kernel, got {tolerance!r}.")
+        numbers = {
+            "num_features": num_features, "num_features_qk": num_features_qk, "num_features_v": num_features_v,
+            "max_degree": max_degree, "max_degree_qk": max_degree_qk, "max_degree_v": max_degree_v,
+            "ti_max_degree_sph": ti_max_degree_sph, "ti_max_degree": ti_max_degree,
+        }  # fmt: skip
+        for name, number in numbers.items():
+            if number is not None:
+                check_whole(**{name: number})
+                least = 1 if name in ("num_features", "num_features_v") else 0
+                if number < least and name not in ("max_degree_qk", "max_degree_v"):  # of these, more can be said below
+                    raise EFAError(f"{name} must be {least} or more, got {number}.")
+        if ti_max_degree_sph is not None and ti_max_degree_sph > MAX_DEGREE:
+            raise EFAError(f"ti_max_degree_sph must be {MAX_DEGREE} or less, got {ti_max_degree_sph}.")
         if torch.empty(0).device.type == "meta":
             raise EFAError(
                 "EFA cannot be built on the device 'meta': its grid and indices are made, not loaded, and would have no values "
@@ -221,7 +239,7 @@ class EuclideanFastAttention(nn.Module):
         if frequencies_trainable:
             self.frequencies = nn.Parameter(frequencies.to(torch.get_default_dtype()))
         else:
-            self.register_buffer("frequencies", frequencies, persistent=False)
+            self.add_constant("frequencies", frequencies)
         self._warned_length = False
         self._warned_frequency = False
 
@@ -265,14 +283,14 @@ class EuclideanFastAttention(nn.Module):
             groups = frequency_groups(phases, self.tolerance, self.max_degree_sph)
         self.lebedev_num = None if self.method == "pairwise" else max(points for points, _ in groups)
         self.grid_groups = groups
-        grid = make_grid(groups, self.degree_constants)
+        grid = make_grid(groups, self.degree_constants, torch.float64)
         self.num_directions, self.num_channels = grid.num_directions, grid.num_channels
         # What an atom sees of itself, (C, A): odd degrees cancel, even ones but Y_00 as well where the grid is exact for Y.
         each = torch.cat([grid.even, torch.zeros_like(grid.odd)], dim=1).index_select(1, grid.order).split(grid.num_directions)
         channels = [part.sum(0).expand(n, -1) for part, n in zip(each, grid.num_channels, strict=True)]
-        self.register_buffer("own_weights", torch.cat(channels), persistent=False)
+        self.add_constant("own_weights", torch.cat(channels))
         for name in ("directions", "even", "odd", "order"):
-            self.register_buffer(name, getattr(grid, name), persistent=False)
+            self.add_constant(name, getattr(grid, name))
 
     def _warn_if_coarse(self, lebedev_num: int) -> None:
         """A number of points that is given overrides the tolerance; beyond 1 % no word of invariance would be true."""
@@ -288,15 +306,6 @@ class EuclideanFastAttention(nn.Module):
 
     def _grid(self) -> Grid:
         return Grid(self.directions, self.even, self.odd, self.order, self.num_directions, self.num_channels)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EuclideanFastAttention:
-        """`.half()` and `.bfloat16()` leave what phases are made of as it is: it goes to another device only."""
-        before = {name: getattr(self, name) for name in _OF_PHASES if name in self._buffers}
-        super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            if getattr(self, name).dtype in (torch.float16, torch.bfloat16):
-                setattr(self, name, buffer.to(getattr(self, name).device))
-        return self
 
     def extra_repr(self) -> str:
         kind = self.output_type
@@ -329,6 +338,7 @@ class EuclideanFastAttention(nn.Module):
             num_graphs: G; none given: the largest entry of `batch` plus one (which a GPU has to be waited for).
         """
         check_inputs(inputs, positions, batch, self.input_shape)
+        self._check_dtype(inputs)
         if batch is None:
             batch = torch.zeros([inputs.shape[0]], dtype=torch.long, device=inputs.device)
             num_graphs = 1
@@ -343,6 +353,13 @@ class EuclideanFastAttention(nn.Module):
         z = self._sum(q, k, v, positions, batch, num_graphs)
         out = self.couple(z) if self.tensor_integration else z.squeeze(1)
         return out.unflatten(1, self.output_shape)
+
+    def _check_dtype(self, inputs: Tensor) -> None:
+        if torch.jit.is_scripting():
+            pass  # TorchScript leaves out what is in `else` alone
+        else:
+            if isinstance(self.q, Dense):
+                check_dtype(inputs, self.q.weight)
 
     def project(self, inputs: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """q (scaled by D_qk^(-1/2)/normalization), k (N, K_qk, F_qk) and v (N, K_v, F_v) as they enter the sum, from inputs."""

@@ -13,14 +13,15 @@ from efa_addons.config import AUTO, EFAConfig
 from efa_addons.dtype import default_dtype
 from efa_addons.errors import EFAError
 from efa_addons.nn.attention import EuclideanFastAttention
-from efa_addons.nn.features import Dense, FeatureType, Irrep, Select, components_of
+from efa_addons.nn.checks import check_tensors
+from efa_addons.nn.features import Dense, FeatureType, Irrep, Select, WithConstants, components_of
 from efa_addons.nn.layouts import Pack, Unpack, feature_type
 from efa_addons.nn.replay import replayed
 from efa_addons.ops.activations import gate
 from efa_addons.version import __version__
 
 
-class EFABlock(nn.Module):
+class EFABlock(WithConstants):
     """nonlocal(x) of x' = x + local(x) + nonlocal(x): zero at initialisation, so that a trained host stays what it is.
 
         y = EFA(x);   s = [y_0, y_l · (W x)_l for every degree and parity];   out = MLP(s) on scalars + linear(y)
@@ -42,6 +43,10 @@ class EFABlock(nn.Module):
 
     def __init__(self, irreps_in: Irreps | str, irreps_out: Irreps | str, config: EFAConfig, layout: str = "mul_ir") -> None:
         super().__init__()
+        if not isinstance(config, EFAConfig):
+            raise EFAError(
+                f"config must be an EFAConfig, got {type(config).__name__}; of a dictionary: EFAConfig.from_dict(...)."
+            )
         if config.needs_data or isinstance(config.max_length, str) or isinstance(config.normalization, str):
             names = [f"{name}={AUTO}" for name in ("max_length", "normalization") if getattr(config, name) == AUTO]
             raise EFAError(
@@ -64,7 +69,7 @@ class EFABlock(nn.Module):
         self.contraction = config.contraction
         shared = [irrep for irrep in attended.irreps if irrep in source.irreps] if config.contraction else []
         self.take_shared = Select(attended.components, components_of(shared))
-        self.register_buffer("to_invariants", _invariants_matrix(shared), persistent=False)
+        self.add_constant("to_invariants", _invariants_matrix(shared))
         own = Dense(source.irreps, source.num_features, width, shared, bias=False)
         self.own = own if config.contraction else nn.Identity()
         target = feature_type(irreps_out)
@@ -100,6 +105,7 @@ class EFABlock(nn.Module):
         if torch.jit.is_scripting():
             return self.residual(x, positions, batch, num_graphs)
         else:
+            check_tensors(x=x, positions=positions)
             attention = self.attention if isinstance(self.attention, EuclideanFastAttention) else None
             if attention is not None and attention.goes_by_sizes(batch, num_graphs):
                 return self.residual(x, positions, batch, num_graphs)  # a recording would be for the sizes that it saw
@@ -198,7 +204,7 @@ def _attention(source: FeatureType, config: EFAConfig) -> EuclideanFastAttention
 
 def _invariants_matrix(irreps: list[Irrep]) -> Tensor:
     """(irreps, components): sums the 2l+1 components of each irrep, divided by sqrt(2l+1) to keep the variance."""
-    matrix = torch.zeros(len(irreps), len(components_of(irreps)))
+    matrix = torch.zeros(len(irreps), len(components_of(irreps)), dtype=torch.float64)
     column = 0
     for row, (degree, _) in enumerate(irreps):
         matrix[row, column : column + 2 * degree + 1] = 1 / math.sqrt(2 * degree + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
+from numbers import Integral, Real
 from typing import Dict, List, Optional
 
 import torch
@@ -18,6 +19,12 @@ from efa_addons.ops.tracing import tracing
 
 def check_inputs(inputs: Tensor, positions: Tensor, batch: Optional[Tensor], shape: List[int]) -> None:
     """Shapes and dtypes of features (N, *shape), positions (N, 3) and batch (N,)."""
+    if torch.jit.is_scripting():
+        pass  # TorchScript leaves out what is in `else` alone
+    else:
+        check_tensors(inputs=inputs, positions=positions)
+        if batch is not None:
+            check_tensors(batch=batch)
     if list(inputs.shape[1:]) != shape or inputs.dim() != 4:
         raise EFAError(
             f"inputs must have the shape (atoms, {shape[0]}, {shape[1]}, {shape[2]}): parities, (max_degree+1)^2, "
@@ -34,11 +41,45 @@ def check_inputs(inputs: Tensor, positions: Tensor, batch: Optional[Tensor], sha
             raise EFAError(f"batch must hold int64 graph numbers, got {batch.dtype}; use batch.long().")
 
 
+def check_tensors(**given: object) -> None:
+    """Raises for what is none, by its name, and where torch.jit.trace makes more of tensors than they are."""
+    if torch.jit.is_tracing():
+        raise EFAError(
+            "torch.jit.trace records EFA for the sizes of the graphs that it sees, and would be wrong for others: put "
+            "torch.jit.script(block) into what is traced, or use torch.export."
+        )
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            raise EFAError(f"{name} must be a tensor, got {type(value).__name__}; use torch.as_tensor({name}).")
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number, and no boolean."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_whole(**given: object) -> None:
+    """Raises for what is no whole number (of a trace neither), by its name."""
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, (Integral, torch.SymInt)):
+            raise EFAError(f"{name} must be a whole number, got {value!r}.")
+
+
+def check_dtype(inputs: Tensor, weight: Tensor) -> None:
+    """Features must be of the dtype of the weights, autocast apart."""
+    if inputs.dtype != weight.dtype and not torch.is_autocast_enabled(inputs.device.type):
+        raise EFAError(
+            f"features must be of the dtype of EFA's weights, {weight.dtype}, got {inputs.dtype}: convert them, or the module "
+            "by .to(dtype). Positions may be of another one."
+        )
+
+
 def check_graphs(batch: Tensor, num_graphs: int) -> None:
     """Graph numbers within 0 to num_graphs - 1; looked at only where that needs no waiting for a device."""
     if torch.jit.is_scripting():
         look = not batch.is_cuda
     else:
+        check_whole(num_graphs=num_graphs)
         look = batch.device.type == "cpu" and not tracing()
     if look:
         if num_graphs < 1:

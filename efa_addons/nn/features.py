@@ -7,6 +7,7 @@ tensors only, degree l has parity (-1)^l. P = 2: index 0 holds even, index 1 odd
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -61,7 +62,41 @@ def components_of(irreps: list[Irrep]) -> list[Component]:
     return [(degree, parity, m) for degree, parity in irreps for m in range(2 * degree + 1)]
 
 
-class Select(nn.Module):
+class WithConstants(nn.Module):
+    """A module with buffers that are made, and not loaded: after `.to`, `.double()` and `.to_empty` they have their values."""
+
+    __jit_ignored_attributes__ = ["exact"]
+    _single: tuple[str, ...] = ()  # names of those that remain in single precision or better
+
+    def add_constant(self, name: str, value: Tensor) -> None:
+        """A buffer of the default dtype (where that is a half, of single precision for some) from its exact value."""
+        if "exact" not in vars(self):
+            self.exact: dict[str, Tensor] = {}
+        self.exact[name] = value
+        dtype = torch.get_default_dtype() if value.is_floating_point() else value.dtype
+        self.register_buffer(name, value.to(self._held_in(name, dtype)), persistent=False)
+
+    def _held_in(self, name: str, dtype: torch.dtype) -> torch.dtype:
+        return torch.promote_types(dtype, torch.float32) if name in self._single and dtype.is_floating_point else dtype
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WithConstants:
+        exact = vars(self).get("exact", {})  # models of earlier versions have none
+        before = {name: self._buffers[name] for name in exact}
+        super()._apply(fn, recurse)
+        for name, old in before.items():
+            new = self._buffers[name]
+            if new is old or new is None or type(new) is not Tensor or new.is_meta:
+                continue
+            dtype = self._held_in(name, new.dtype)
+            if dtype != new.dtype:
+                self._buffers[name] = exact[name].to(new.device, dtype)
+            else:
+                with torch.no_grad():
+                    new.copy_(exact[name])
+        return self
+
+
+class Select(WithConstants):
     """Picks, reorders, drops and zero-fills components: (N, K_source, F) -> (N, K_target, F)."""
 
     if TYPE_CHECKING:  # TorchScript would stumble over these
@@ -73,7 +108,7 @@ class Select(nn.Module):
         index = [place.get(component, len(source)) for component in target]
         self.identity = index == list(range(len(source)))
         self.fills = len(source) in index
-        self.register_buffer("index", torch.tensor(index, dtype=torch.long), persistent=False)
+        self.add_constant("index", torch.tensor(index, dtype=torch.long))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.identity:
@@ -83,7 +118,7 @@ class Select(nn.Module):
         return x.index_select(1, self.index)
 
 
-class Dense(nn.Module):
+class Dense(WithConstants):
     """Equivariant linear map: one matrix per irrep, shared by its 2l+1 components; a bias on true scalars only.
 
     Args:
@@ -117,12 +152,12 @@ class Dense(nn.Module):
         self.irreps = chosen
         self.select = Select(components_of(source), components_of(chosen))
         expand = torch.tensor([i for i, (degree, _) in enumerate(chosen) for _ in range(2 * degree + 1)], dtype=torch.long)
-        self.register_buffer("expand", expand, persistent=False)
+        self.add_constant("expand", expand)
         weight = torch.randn(len(chosen), features_in, features_out) * features_in**-0.5
         self.weight = nn.Parameter(torch.zeros_like(weight) if zero else weight)
         self.bias = nn.Parameter(torch.zeros(features_out)) if bias and (0, 1) in chosen else None
-        is_scalar = torch.tensor([1.0 if irrep == (0, 1) else 0.0 for irrep in chosen])[expand]
-        self.register_buffer("is_scalar", is_scalar[:, None], persistent=False)
+        is_scalar = torch.tensor([1.0 if irrep == (0, 1) else 0.0 for irrep in chosen], dtype=torch.float64)[expand]
+        self.add_constant("is_scalar", is_scalar[:, None])
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.bmm(self.select(x).transpose(0, 1), self.weight.index_select(0, self.expand)).transpose(0, 1)

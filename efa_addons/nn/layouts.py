@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from efa_addons._e3nn import Irreps
 from efa_addons.errors import EFAError
-from efa_addons.nn.features import Component, FeatureType
+from efa_addons.nn.features import Component, FeatureType, WithConstants
 
 LAYOUTS = ("mul_ir", "ir_mul")
 
@@ -42,7 +42,7 @@ def _places(irreps: Irreps | str, layout: str) -> list[tuple[Component, int]]:
     return places
 
 
-class Pack(nn.Module):
+class Pack(WithConstants):
     """Flat features (N, irreps.dim) -> (N, K, F)."""
 
     if TYPE_CHECKING:  # TorchScript would stumble over these
@@ -58,7 +58,7 @@ class Pack(nn.Module):
         entry = {place: i for i, place in enumerate(places)}
         index = [entry.get((c, f), self.dim) for c in self.kind.components for f in range(self.num_features)]
         self.fills = self.dim in index
-        self.register_buffer("index", torch.tensor(index, dtype=torch.long), persistent=False)
+        self.add_constant("index", torch.tensor(index, dtype=torch.long))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 2 or x.shape[1] != self.dim:
@@ -68,7 +68,7 @@ class Pack(nn.Module):
         return x.index_select(1, self.index).view(-1, self.num_components, self.num_features)
 
 
-class Unpack(nn.Module):
+class Unpack(WithConstants):
     """(N, K, F) -> flat features (N, irreps.dim)."""
 
     if TYPE_CHECKING:  # TorchScript would stumble over these
@@ -79,7 +79,7 @@ class Unpack(nn.Module):
         self.kind = feature_type(irreps)
         component = {c: i for i, c in enumerate(self.kind.components)}
         index = [component[c] * self.kind.num_features + f for c, f in _places(irreps, layout)]
-        self.register_buffer("index", torch.tensor(index, dtype=torch.long), persistent=False)
+        self.add_constant("index", torch.tensor(index, dtype=torch.long))
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1).index_select(1, self.index)

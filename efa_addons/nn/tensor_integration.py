@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from efa_addons.errors import EFAError
-from efa_addons.nn.features import FeatureType, Irrep
+from efa_addons.nn.features import FeatureType, Irrep, WithConstants
 from efa_addons.ops.clebsch_gordan import clebsch_gordan
 
 
-class TensorIntegration(nn.Module):
+class TensorIntegration(WithConstants):
     """out = Σ over paths (l_Y, l_v -> l_out) of w C(l_Y, l_v, l_out) Z: couples once per atom, the directions already summed.
 
     Args:
@@ -65,9 +65,9 @@ class TensorIntegration(nn.Module):
         self.paths = paths
         self.num_rows = (max_degree_sph + 1) ** 2 * source.num_components
         self.num_out = self.target.num_components
-        self.register_buffer("place", torch.tensor(place, dtype=torch.long), persistent=False)
-        self.register_buffer("path", torch.tensor(path, dtype=torch.long), persistent=False)
-        self.register_buffer("value", torch.tensor(value, dtype=torch.get_default_dtype()), persistent=False)
+        self.add_constant("place", torch.tensor(place, dtype=torch.long))
+        self.add_constant("path", torch.tensor(path, dtype=torch.long))
+        self.add_constant("value", torch.tensor(value, dtype=torch.float64))
         self.weight: nn.Parameter | None = None
         if parametrize_coupling_paths:
             # Unit variance per output irrep: divide by the number of paths that end in it.

@@ -9,9 +9,9 @@ from torch import Tensor
 def default_frequencies(num_features: int, max_frequency: float, max_length: float) -> Tensor:
     """ω_c = linspace(0, b_max, C)/max_length in 1/Å for C = num_features/2 > 1 pairs; a single pair gets b_max/max_length.
 
-    Of the default dtype, or of single precision where that is a half.
+    In double precision.
     """
-    pairs, dtype = num_features // 2, torch.promote_types(torch.get_default_dtype(), torch.float32)
+    pairs = num_features // 2
     if pairs > 1:
-        return torch.linspace(0.0, max_frequency, pairs, dtype=dtype) / max_length
-    return torch.full([pairs], max_frequency / max_length, dtype=dtype)
+        return torch.linspace(0.0, max_frequency, pairs, dtype=torch.float64) / max_length
+    return torch.full([pairs], max_frequency / max_length, dtype=torch.float64)

@@ -220,7 +220,7 @@ def _can_be_seen(batch: Tensor) -> bool:
     if torch.jit.is_scripting():
         return True
     else:
-        hidden = batch.device.type == "meta" or tracing() or transformed() or torch.jit.is_tracing()
+        hidden = batch.device.type == "meta" or tracing() or transformed()
         return not (hidden or capturing(batch.device))
 
 

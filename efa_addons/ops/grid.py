@@ -2,7 +2,7 @@
 
 # Without `from __future__ import annotations`: TorchScript needs the types of Grid, not their names.
 from collections.abc import Sequence
-from typing import List, NamedTuple, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -51,12 +51,13 @@ def half_grid(lebedev_num: int) -> Tuple[np.ndarray, np.ndarray]:
     return points[upper], 2 * weights[upper]
 
 
-def make_grid(groups: Sequence[Group], degree_constants: Sequence[float]) -> Grid:
-    """Grid of the default dtype, or of single precision where that is a half.
+def make_grid(groups: Sequence[Group], degree_constants: Sequence[float], dtype: Optional[torch.dtype] = None) -> Grid:
+    """The grid.
 
     Args:
         groups: see `frequency_groups`.
         degree_constants: c_l of each degree of Y, from 0; [1.0] for attention without harmonics.
+        dtype: none given: the default one, or single precision where that is a half.
     """
     max_degree = len(degree_constants) - 1
     degrees = [degree for degree in range(max_degree + 1) for _ in range(2 * degree + 1)]
@@ -72,7 +73,7 @@ def make_grid(groups: Sequence[Group], degree_constants: Sequence[float]) -> Gri
         weighted.append(torch.as_tensor(weights)[:, None] * harmonics * constants)
     even = [a for a, degree in enumerate(degrees) if degree % 2 == 0]
     odd = [a for a, degree in enumerate(degrees) if degree % 2 == 1]
-    dtype, table = torch.promote_types(torch.get_default_dtype(), torch.float32), torch.cat(weighted)
+    dtype, table = dtype or torch.promote_types(torch.get_default_dtype(), torch.float32), torch.cat(weighted)
     return Grid(
         torch.cat(directions).to(dtype),
         table[:, even].to(dtype),

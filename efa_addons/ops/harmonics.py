@@ -10,6 +10,8 @@ from torch import Tensor
 
 from efa_addons._e3nn import spherical_harmonics as e3nn_harmonics
 
+MAX_DEGREE = 11  # of e3nn's
+
 
 def spherical_harmonics(max_degree: int, directions: Tensor) -> Tensor:
     """Y_lm of the vectors' directions for l = 0 to max_degree. directions (..., 3) -> (..., (max_degree+1)^2)."""

@@ -12,8 +12,10 @@ import importlib
 from typing import Any
 
 import numpy as np
+import torch
 
 from efa_addons.errors import EFAError
+from efa_addons.ops.harmonics import spherical_harmonics
 
 # Number of points -> algebraic degree (Lebedev and Laikov, Doklady Mathematics 59, 477, 1999), as scipy ships them.
 LEBEDEV_DEGREES: dict[int, int] = {
@@ -65,22 +67,21 @@ def _test_directions(num: int = 200) -> np.ndarray:
 def quadrature_error(lebedev_num: int, phase: float, max_degree_sph: int = 0) -> float:
     """Largest error of the integral of exp(i x u·d) Y_l(u), for l up to max_degree_sph and x in [phase/2, phase].
 
-    The exact value is i^l j_l(x) Y_l(d); Y_l is taken about test axes, which span all its components. For l = 0 this is the
-    error of the kernel sinc(x). Taken over 200 directions d.
+    The exact value is i^l j_l(x) Y_l(d), |Y_l| = 1. The error is the norm over the components of Y_l, so that none in any frame
+    is larger. For l = 0 it is that of the kernel sinc(x). Taken over 200 directions d.
     """
     special = _scipy("special")
     points, weights = lebedev_grid(lebedev_num)
     directions = _test_directions()
-    axes = np.roll(directions, 67, axis=0)
-    cosine, to_axis = points @ directions.T, points @ axes.T
-    along = (directions * axes).sum(1)
+    cosine = points @ directions.T
+    on_grid, along = (spherical_harmonics(max_degree_sph, torch.as_tensor(u)).numpy() for u in (points, directions))
     error = 0.0
     for x in np.linspace(0.5, 1.0, 9) * phase:
-        wave = weights[:, None] * np.exp(1j * x * cosine)
+        numeric = (on_grid * weights[:, None]).T @ np.exp(1j * x * cosine)
         for degree in range(max_degree_sph + 1):
-            numeric = (wave * special.eval_legendre(degree, to_axis)).sum(0)
-            exact = 1j**degree * special.spherical_jn(degree, x) * special.eval_legendre(degree, along)
-            error = max(error, float(np.abs(numeric - exact).max()))
+            components = slice(degree**2, (degree + 1) ** 2)
+            exact = 1j**degree * special.spherical_jn(degree, x) * along[:, components].T
+            error = max(error, float(np.linalg.norm(numeric[components] - exact, axis=0).max()))
     return error
 
 

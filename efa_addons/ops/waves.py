@@ -146,6 +146,7 @@ class _Second(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         raise EFAError(
-            "third derivatives of the attention are asked for, and this form has the first two: set "
-            "EFA_ADDONS_BACKEND=plain, which has all of them and takes more memory."
+            "third derivatives of the attention are asked for, and this form has the first two: start "
+            "Python with EFA_ADDONS_BACKEND=plain, or compute `with efa_addons.ops.backends.backend('plain'):`, which has "
+            "all of them and takes more memory."
         )

@@ -176,3 +176,83 @@ def test_tensors_without_memory():
             assert module(x, positions, *given).shape == (3, *module.input_shape)
     with pytest.warns(EFAWarning, match="is 8.00 Å wide"):
         assert module(torch.randn(2, *module.input_shape), torch.tensor([[0.0, 0, 0], [0, 0, 8]])).isfinite().all()
+
+
+class Part(torch.nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x, positions, batch):
+        return self.module(x, positions, batch, 2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: EFABlock("4x0e+4x1o", "4x0e+4x1o", EFAConfig(max_length=5.0)),
+        lambda: EuclideanFastAttention(4, 1, max_length=5.0),
+    ],
+)
+class TestWhatIsGivenInACall:
+    def arguments(self, module):
+        x = torch.randn(3, 16) if isinstance(module, EFABlock) else torch.randn(3, *module.input_shape)
+        return [x, torch.randn(3, 3), torch.tensor([0, 0, 1]), 2]
+
+    @pytest.mark.parametrize("place", [0, 1, 2])
+    def test_must_be_tensors(self, make, place):
+        module = make()
+        given = self.arguments(module)
+        given[place] = given[place].numpy()
+        with pytest.raises(EFAError, match="must be a tensor, got ndarray; use torch.as_tensor"):
+            module(*given)
+
+    @pytest.mark.parametrize("number", [2.0, True, "2"])
+    def test_a_number_of_graphs_that_is_none(self, make, number):
+        module = make()
+        with pytest.raises(EFAError, match=f"num_graphs must be a whole number, got {number!r}"):
+            module(*self.arguments(module)[:3], number)
+
+    def test_features_of_another_precision(self, make):
+        """Within autocast they may be."""
+        module = make()
+        x, *rest = self.arguments(module)
+        for other in (torch.float64, torch.float16):
+            with pytest.raises(EFAError, match=f"dtype of EFA's weights, torch.float32, got {other}"):
+                module(x.to(other), *rest)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert module(x.bfloat16(), *rest).isfinite().all()
+
+    def test_no_trace(self, make):
+        """Right for the sizes of its graphs alone; of a script it may be a part."""
+        module = make()
+        given = self.arguments(module)
+        with pytest.raises(EFAError, match="torch.jit.trace records EFA for the sizes"):
+            torch.jit.trace(lambda *tensors: module(*tensors, 2), tuple(given[:3]), check_trace=False)
+        part = Part(torch.jit.script(module))
+        traced = torch.jit.trace(part, tuple(given[:3]), check_trace=False)
+        given[2] = torch.tensor([0, 1, 1])
+        assert torch.allclose(traced(*given[:3]), module(*given), atol=1e-6)
+
+
+def test_a_block_wants_a_configuration():
+    with pytest.raises(EFAError, match="config must be an EFAConfig, got dict; of a dictionary: EFAConfig.from_dict"):
+        EFABlock("4x0e", "4x0e", EFAConfig(max_length=5.0).to_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_features": 8.0}, "num_features must be a whole number, got 8.0"),
+        ({"num_features_qk": 4.0}, "num_features_qk must be a whole number, got 4.0"),
+        ({"max_degree": 1.5}, "max_degree must be a whole number, got 1.5"),
+        ({"max_length": None}, "max_length must be a positive number, got None"),
+        ({"max_frequency": True}, "max_frequency must be a positive number, got True"),
+        ({"tolerance": "a"}, "tolerance must be positive and below 1, .* got 'a'"),
+        ({"tensor_integration": True, "ti_max_degree_sph": 12}, "ti_max_degree_sph must be 11 or less, got 12"),
+    ],
+)
+def test_types_of_options(options, message):
+    given = {"num_features": 8, "max_length": 5.0, **options}
+    with pytest.raises(EFAError, match=message):
+        EuclideanFastAttention(given.pop("num_features"), given.pop("max_degree", 0), **given)

@@ -1,9 +1,11 @@
 """Feature types and the linear map per irrep."""
 
+import copy
+
 import pytest
 import torch
 
-from efa_addons import EFAError
+from efa_addons import EFABlock, EFAConfig, EFAError
 from efa_addons.nn.features import Dense, FeatureType, Select, components_of
 
 
@@ -49,3 +51,45 @@ def test_select_reorders_drops_and_fills():
     x = torch.randn(2, 4, 3)
     assert torch.equal(Select(source, target)(x), torch.cat([x[:, 1:], torch.zeros(2, 1, 3)], dim=1))
     assert Select(source, source)(x) is x
+
+
+@pytest.fixture(params=[{"method": "quadrature"}, {"method": "pairwise", "tensor_integration": True}], ids=["waves", "pairs"])
+def build(request, double):
+    """Blocks of the same weights, made in single or double precision."""
+    states = []
+
+    def made(dtype):
+        torch.set_default_dtype(dtype)
+        block = EFABlock("4x0e+3x1o", "4x0e+4x1o", EFAConfig(max_length=5.0, num_features_qk=6, **request.param))
+        torch.set_default_dtype(torch.float64)
+        states.append({name: torch.randn(value.shape).float().double() for name, value in block.state_dict().items()})
+        block.load_state_dict(states[0])
+        return block
+
+    return made
+
+
+def test_constants_are_exact_after_a_change_of_precision(build):
+    """Once rounded, another double precision would be another function."""
+    x, positions, batch = torch.randn(5, 13), torch.randn(5, 3), torch.tensor([0, 0, 0, 1, 1])
+    expected = build(torch.float64)(x, positions, batch, 2)
+    for changed in (build(torch.float32).double(), build(torch.float64).float().double(), build(torch.float64).half().double()):
+        changed.load_state_dict(build(torch.float64).state_dict())
+        assert torch.equal(changed(x, positions, batch, 2), expected)
+
+
+def test_constants_survive_a_device_without_memory(build):
+    """The way of large models: everything is empty, and weights are loaded."""
+    x, positions = torch.randn(5, 13), torch.randn(5, 3)
+    block = build(torch.float64)
+    for emptied in (copy.deepcopy(block).to("meta").to_empty(device="cpu"), copy.deepcopy(block).to_empty(device="cpu")):
+        emptied.load_state_dict(block.state_dict())
+        assert torch.equal(emptied(x, positions), block(x, positions))
+
+
+def test_constants_stay_where_they_are_shared(build):
+    block = build(torch.float64)
+    index = block.pack.index
+    block.share_memory()
+    assert block.pack.index is index and index.is_shared()
+    assert block.to(torch.float64).pack.index is index

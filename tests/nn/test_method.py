@@ -1,5 +1,6 @@
 """`method`: both forms are the same attention, and which one serves a graph depends on that graph alone."""
 
+import math
 import warnings
 
 import pytest
@@ -60,6 +61,26 @@ def test_values_and_derivatives_of_a_batch_in_any_mixture(make, atoms, sizes):
         module.pairwise_up_to = cut
         for value, reference in zip(derivatives(module, x, structure), expected, strict=True):
             assert (value - reference).abs().max() < 1e-9 * max(1.0, float(reference.abs().max()))
+
+
+@pytest.mark.parametrize("max_degree_sph", [0, 1, 2, 4])
+@pytest.mark.parametrize(("tolerance", "max_frequency"), [(1e-5, math.pi), (1e-3, 2.0), (1e-6, 5.0)])
+def test_tolerance_is_kept_at_max_length(tolerance, max_frequency, max_degree_sph):
+    """Of every component of the kernel, for pairs in 1000 directions."""
+    coupled = {"tensor_integration": True, "ti_max_degree_sph": max_degree_sph, "ti_max_degree": max_degree_sph}
+    options = {"parametrized": False, "include_self": False, **(coupled if max_degree_sph else {})}
+    quadrature, pairwise = (
+        EuclideanFastAttention(8, method=method, max_length=10.0, tolerance=tolerance, max_frequency=max_frequency, **options)
+        for method in ("quadrature", "pairwise")
+    )
+    away = 10 * torch.nn.functional.normalize(torch.randn(1000, 3), dim=1)
+    positions = torch.stack([torch.zeros_like(away), away], 1).reshape(-1, 3)
+    batch = torch.arange(1000).repeat_interleave(2)
+    x = torch.zeros(2000, 1, 1, 8)
+    x[..., 6:] = 1  # of the highest frequency
+    out, exact = (module(x, positions, batch, 1000) for module in (quadrature, pairwise))
+    per_pair = 2 * quadrature.scale_qk  # of q·k
+    assert (out - exact).abs().max() <= 1.001 * tolerance * per_pair
 
 
 @pytest.mark.parametrize("in_order", [False, True])
