@@ -30,7 +30,7 @@ class EFAConfig:
     dictionary kept inside a model. `EFAConfig.help()` lists them with their meaning.
 
     Raises:
-        EFAError: a value out of range, a wrong type, an unknown option (of a mapping: `from_dict`) or an impossible combination.
+        EFAError: a value out of range, a wrong type, an unknown option (in `from_dict`) or an impossible combination.
     """
 
     layers: tuple[int, ...] | None = _option(None, "interaction layers that get an EFA block, from 0; none given: all")
