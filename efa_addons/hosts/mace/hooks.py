@@ -17,7 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import torch
+from ase.symbols import Symbols
 from mace.calculators.lammps_mace import LAMMPS_MACE
 from mace.calculators.lammps_mliap_mace import LAMMPS_MLIAP_MACE
 from mace.cli import (
@@ -263,15 +265,30 @@ def install() -> None:
 
 
 def _refuse_periodic_structures(arguments: Sequence[Any]) -> None:
-    """Of all sets that MACE has in memory, among them those of the final test, before it trains."""
+    """Of all sets that MACE has in memory, and of those of the final test, before it trains."""
     for head in (each for value in arguments if isinstance(value, list) for each in value if isinstance(each, HeadConfig)):
+        if head.test_dir is not None:
+            _refuse_periodic_hdf5(Path(head.test_dir))
         if head.collections is None:
             continue
         sets = (("training set", head.collections.train), ("validation set", head.collections.valid))
         for name, structures in (*sets, *((f"test set {name}", structures) for name, structures in head.collections.tests)):
             for i, structure in enumerate(structures):
                 if structure.pbc is not None and any(structure.pbc):
-                    refuse_periodic(torch.tensor(structure.pbc), f"structure {i} of the {name} ({head.head_name})")
+                    formula = Symbols(structure.atomic_numbers).get_chemical_formula()
+                    where = f"structure {i + 1}, {formula}, of the {name} ({head.head_name}) in MACE's order"
+                    refuse_periodic(torch.tensor(structure.pbc), where)
+
+
+def _refuse_periodic_hdf5(folder: Path) -> None:
+    """Of what `mace_prepare_data` wrote, as MACE numbers it."""
+    for path in sorted(folder.rglob("*.h5")):
+        with h5py.File(path) as file:
+            for batch, structures in file.items():
+                for name, structure in structures.items():
+                    pbc = structure["pbc"][()]
+                    if not isinstance(pbc, bytes) and any(pbc):  # b"None" where it was not known
+                        refuse_periodic(torch.tensor(pbc), f"{batch}/{name} of {path}")
 
 
 def resolve_from(config: EFAConfig, dataset: Any) -> EFAConfig:
@@ -281,7 +298,7 @@ def resolve_from(config: EFAConfig, dataset: Any) -> EFAConfig:
     largest, atoms = 0.0, 0
     for i in range(len(dataset)):
         structure = dataset[i]  # which may be read from a disk
-        refuse_periodic(getattr(structure, "pbc", None), f"structure {i} of the training set")
+        refuse_periodic(getattr(structure, "pbc", None), f"structure {i + 1} of the training set in MACE's order")
         positions = structure.positions
         atoms += positions.shape[0]
         one_graph = torch.zeros(positions.shape[0], dtype=torch.long)
@@ -310,6 +327,8 @@ def _refuse_other_checkpoints(args: Any, model: torch.nn.Module) -> None:
             continue
         if changed := base.other_settings(now, saved):
             others = f"with EFA of other settings: {changed}"
+            if any(now.get(name) != saved.get(name) for name in ("max_length", "normalization")):
+                others += " ('auto' follows the training set: after it has changed, give the checkpoint's numbers)"
             what = others if now and saved else "with EFA, and this run has none" if saved else "without EFA"
             raise EFAError(
                 f"{path} was written {what}. MACE takes up what was written under the same name, at the end of a run if not "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Dict
 
+import torch
 from mace.modules import models
 from torch import Tensor, nn
 
@@ -87,6 +88,11 @@ def refuse_what_efa_cannot_serve(data: Dict[str, Tensor], per_edge: bool) -> Non
     if "pbc" in data:
         refuse_periodic(data["pbc"])
     else:
+        if torch.jit.is_scripting() and "local_or_ghost" not in data:
+            raise EFAError(
+                "a compiled model of EFA got a structure without pbc, as from LAMMPS: exported from a compiled file, a model "
+                "is not told which atoms are ghosts. Give mace_create_lammps_model the .model file; elsewhere, add pbc to data."
+            )
         refuse_periodic(data["shifts"] != 0, "an edge to a periodic image")
     if "local_or_ghost" in data and not bool(data["local_or_ghost"].all().item()):
         raise EFAError(

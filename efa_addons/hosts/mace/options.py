@@ -107,7 +107,7 @@ def options_from(args: argparse.Namespace, section: Any) -> tuple[EFAConfig | No
     EFA is on when `--efa`, any `--efa_…` flag or the section is given, unless `--efa false` or `efa: false` says otherwise.
     """
     switch = _from_yaml(args.efa, "--efa") if isinstance(args.efa, str) else args.efa
-    if switch not in (None, True, False):
+    if not isinstance(switch, bool | None):  # 0 is equal to False, and is not False
         raise EFAError(f"--efa takes true or false, got '{args.efa}'.")
     if not isinstance(section, Mapping | bool | None):
         raise EFAError(f"the section efa: must be true, false or a mapping of options, got {section!r}.")

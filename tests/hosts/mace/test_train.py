@@ -69,7 +69,7 @@ def test_resolve_counts_atoms_and_skips_known_numbers(ethanol):
     assert resolve_from(fixed, []) is fixed
     periodic = Structure()
     periodic.pbc = torch.tensor([False, False, True])
-    with pytest.raises(EFAError, match=r"periodic structure \(structure 1 of the training set\)"):
+    with pytest.raises(EFAError, match=r"periodic structure \(structure 2 of the training set"):
         resolve_from(EFAConfig(), [Structure(), periodic])
 
 
@@ -115,7 +115,7 @@ def test_periodic_structures_are_named_before_training(trained, workspace, ethan
     ase.io.write(workspace / "periodic.xyz", [ethanol, atoms, *[ethanol] * 4])
     flags = ("--efa", "--efa_max_length", "8", "--efa_normalization", "1", *SMALL)
     for i, (option, name) in enumerate((("train", "training"), ("valid", "validation"), ("test", "test"))):
-        with pytest.raises(EFAError, match=rf"periodic structure \(structure 1 of the {name} set"):
+        with pytest.raises(EFAError, match=rf"periodic structure \(structure [1-6], C2H6O, of the {name} set"):
             others = ("--valid_file", str(workspace / "train.xyz"))
             trained(f"periodic_{i}", *flags, *others, f"--{option}_file", str(workspace / "periodic.xyz"))
         assert not list((workspace / f"periodic_{i}").rglob("*.pt"))
@@ -176,6 +176,8 @@ def test_bad_options_are_errors():
         options("--efa_num_features_qk", "3")
     with pytest.raises(EFAError, match="takes true or false"):
         options("--efa", "perhaps")
+    with pytest.raises(EFAError, match="takes true or false, got '0'"):
+        options("--efa", "0")
     with pytest.raises(EFAError, match="--efa_layers must be YAML, lists in quotes in a shell .while parsing"):
         options("--efa_layers", "[0,")
     with pytest.raises(EFAError, match="lr_factor must be positive"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import ase.io
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -186,6 +187,17 @@ def test_prepared_hdf5_and_statistics(trained, workspace, ethanol, monkeypatch):
     assert config.normalization == len(ethanol)
     largest = max(atoms.get_all_distances().max() for atoms in ase.io.read(workspace / "train.xyz", ":"))
     assert 1.1 * largest < config.max_length <= 1.2 * largest + 1e-3
+
+    with h5py.File(next((prefix / "val").rglob("*.h5")), "r+") as file:
+        pbc = next(iter(file["config_batch_0"].values()))["pbc"]
+        pbc[...] = [False, True, False]
+    (prefix / "test").mkdir()
+    for path in (prefix / "val").rglob("*.h5"):
+        path.rename(prefix / "test" / f"{path.stem}_test.h5")
+    others = ("--train_file", str(workspace / "train.xyz"), "--valid_fraction", "0.2", "--test_dir", str(prefix / "test"))
+    with pytest.raises(EFAError, match=r"periodic structure .config_batch_0/config_\d+ of .*_test.h5"):
+        trained("periodic_test", "--efa", *SMALL, *others)
+    assert not list((workspace / "periodic_test").rglob("*.pt"))
 
 
 def test_lmdb_and_the_schedule_free_optimizer(trained, workspace, ethanol):
