@@ -191,10 +191,10 @@ def test_prepared_hdf5_and_statistics(trained, workspace, ethanol, monkeypatch):
     with h5py.File(next((prefix / "val").rglob("*.h5")), "r+") as file:
         pbc = next(iter(file["config_batch_0"].values()))["pbc"]
         pbc[...] = [False, True, False]
-    (prefix / "test").mkdir()
+    (prefix / "final").mkdir()
     for path in (prefix / "val").rglob("*.h5"):
-        path.rename(prefix / "test" / f"{path.stem}_test.h5")
-    others = ("--train_file", str(workspace / "train.xyz"), "--valid_fraction", "0.2", "--test_dir", str(prefix / "test"))
+        path.rename(prefix / "final" / f"{path.stem}_test.h5")
+    others = ("--train_file", str(workspace / "train.xyz"), "--valid_fraction", "0.2", "--test_dir", str(prefix / "final"))
     with pytest.raises(EFAError, match=r"periodic structure .config_batch_0/config_\d+ of .*_test.h5"):
         trained("periodic_test", "--efa", *SMALL, *others)
     assert not list((workspace / "periodic_test").rglob("*.pt"))
