@@ -21,7 +21,7 @@ def unknown_names(kind: str, given: Iterable[str], known: Iterable[str]) -> EFAE
     for name in sorted(given):
         begun = [other for other in known if other.startswith(name)] if len(name) > 5 else []
         near = begun or difflib.get_close_matches(name, known, n=1)
-        parts.append(f"'{name}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
+        parts.append(f"'{name}'" + (f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""))
     return EFAError(f"unknown {kind} {', '.join(parts)}; known: {', '.join(known)}.")
 
 

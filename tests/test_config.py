@@ -47,7 +47,7 @@ def test_values_take_the_type_of_their_option():
     ("options", "message"),
     [
         ({"max_lenght": 5.0}, r"unknown EFA option 'max_lenght' \(did you mean 'max_length'\?\)"),
-        ({"frequencies": True}, r"unknown EFA option 'frequencies' \(did you mean 'frequencies_trainable'\?\)"),
+        ({"max_len": 5.0}, r"unknown EFA option 'max_len' \(did you mean 'max_length' or 'max_length_margin'\?\)"),
         ({"activtion": "silu", "xyz": 1}, r"'activtion' \(did you mean 'activation'\?\), 'xyz'; known: activation, "),
         ({"layers": "all"}, "layers must be a list of int .* or null, got 'all' .str."),
         ({"layers": 1}, r"layers must be a list of int \(\[0, 1\], say\) or null, got 1"),
