@@ -12,7 +12,7 @@ from test_contract import ATTENDING, CONFIGS, ethanol
 
 from efa_addons.nn import replay
 
-CALLS = replay._CALLS + 2
+CALLS = replay.CALLS + 2
 
 
 def moved(atoms, seed):
