@@ -215,6 +215,13 @@ def dense_pairs(batch: Tensor) -> List[PairBlocks]:
     return [PairBlocks(number, number, 1, batch.shape[0], True, batch.unsqueeze(1) == batch)]
 
 
+def _traced() -> bool:
+    if torch.jit.is_scripting():
+        return False
+    else:
+        return tracing()
+
+
 def _can_be_seen(batch: Tensor) -> bool:
     """Whether values on a device can be waited for."""
     if torch.jit.is_scripting():
@@ -231,11 +238,10 @@ def device_pairs(batch: Tensor, num_graphs: int) -> List[PairBlocks]:
     captures of CUDA graphs, tensors without memory): `dense_pairs`.
     """
     num_atoms = batch.shape[0]
-    seen = _can_be_seen(batch)
-    if seen and num_graphs == 1 and num_atoms > 0:
+    if not _traced() and num_graphs == 1 and num_atoms > 0:
         number = torch.arange(num_atoms, device=batch.device)
         return [PairBlocks(number, number, 1, num_atoms, True, None)]
-    if not seen:
+    if not _can_be_seen(batch):
         return dense_pairs(batch)
     here = batch.cpu()
     counts: List[int] = atoms_per_graph(here, num_graphs).tolist()

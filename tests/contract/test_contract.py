@@ -392,7 +392,10 @@ def test_input_that_cannot_be_used_is_told_in_one_line(host, tmp_path, capsys):
     assert (
         main([*insert, "--max_degree", "1", "--max_lenght=9"]) == 2
     )  # argparse would take the first for --max_degree_qk or _v
-    assert "unknown option '--max_degree' (did you mean '--max_degree_qk' or '--max_degree_v'?), '--max_lenght' (did" in capsys.readouterr().err
+    assert (
+        "unknown option '--max_degree' (did you mean '--max_degree_qk' or '--max_degree_v'?), '--max_lenght' (did"
+        in capsys.readouterr().err
+    )
     with pytest.raises(SystemExit):
         main([*insert, "--layers", "[0,"])  # a list without quotes in a shell
     assert "--layers: must be a value as in YAML, got [0, (in a shell lists need quotes)" in capsys.readouterr().err

@@ -16,6 +16,7 @@ SIZES = [(5,), (1,), (4, 4, 4), (3, 1, 4), (0, 2, 0, 3), (1, 1, 1, 12, 1, 1), (0
 LAYOUTS = {
     "by size": lambda atoms: pair_blocks(atoms.batch, graph_sizes(atoms.batch, atoms.num_graphs), 100),
     "of a device": lambda atoms: device_pairs(atoms.batch, atoms.num_graphs),
+    "of a device, in TorchScript": lambda atoms: torch.jit.script(device_pairs)(atoms.batch, atoms.num_graphs),
     "dense": lambda atoms: dense_pairs(atoms.batch),
 }
 
@@ -165,6 +166,7 @@ class TestLayout:
         monkeypatch.setattr(graphs, "_can_be_seen", lambda batch: False)
         (blocks,) = device_pairs(batch, 3)
         assert blocks.same.shape == (7, 7) and len(looks) == 1
+        assert device_pairs(atoms(5).batch, 1)[0].same is None
 
     @pytest.mark.parametrize("hide", [torch.func.functionalize, lambda run: lambda x: torch.func.vmap(run)(x[None])])
     def test_what_cannot_be_seen(self, hide):
