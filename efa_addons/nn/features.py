@@ -85,7 +85,7 @@ class WithConstants(nn.Module):
         super()._apply(fn, recurse)
         for name, old in before.items():
             new = self._buffers[name]
-            if new is old or new is None or type(new) is not Tensor or new.is_meta:
+            if new is old or type(new) is not Tensor or new.is_meta:
                 continue
             dtype = self._held_in(name, new.dtype)
             if dtype != new.dtype:
