@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from efa_addons.errors import EFAError
+from efa_addons.ops.scatter import take
 
 Irrep = tuple[int, int]  # degree, parity ±1
 Component = tuple[int, int, int]  # degree, parity ±1, order index 0..2l
@@ -115,7 +116,7 @@ class Select(WithConstants):
             return x
         if self.fills:
             x = torch.cat([x, x.new_zeros([x.shape[0], 1, x.shape[2]])], dim=1)
-        return x.index_select(1, self.index)
+        return take(x, 1, self.index)
 
 
 class Dense(WithConstants):
@@ -160,7 +161,7 @@ class Dense(WithConstants):
         self.add_constant("is_scalar", is_scalar[:, None])
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.bmm(self.select(x).transpose(0, 1), self.weight.index_select(0, self.expand)).transpose(0, 1)
+        y = torch.bmm(self.select(x).transpose(0, 1), take(self.weight, 0, self.expand)).transpose(0, 1)
         if self.bias is not None:
             y = y + self.is_scalar * self.bias
         return y

@@ -10,6 +10,7 @@ from torch import Tensor
 from efa_addons._e3nn import Irreps
 from efa_addons.errors import EFAError
 from efa_addons.nn.features import Component, FeatureType, WithConstants
+from efa_addons.ops.scatter import take
 
 LAYOUTS = ("mul_ir", "ir_mul")
 
@@ -65,7 +66,7 @@ class Pack(WithConstants):
             raise EFAError(f"features must have the shape (atoms, {self.dim}), got {list(x.shape)}.")
         if self.fills:
             x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
-        return x.index_select(1, self.index).view(-1, self.num_components, self.num_features)
+        return take(x, 1, self.index).view(-1, self.num_components, self.num_features)
 
 
 class Unpack(WithConstants):
@@ -82,4 +83,4 @@ class Unpack(WithConstants):
         self.add_constant("index", torch.tensor(index, dtype=torch.long))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1).index_select(1, self.index)
+        return take(x.flatten(1), 1, self.index)

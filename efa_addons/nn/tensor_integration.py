@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from efa_addons.errors import EFAError
 from efa_addons.nn.features import FeatureType, Irrep, WithConstants
 from efa_addons.ops.clebsch_gordan import clebsch_gordan
+from efa_addons.ops.scatter import sum_rows, take
 
 
 class TensorIntegration(WithConstants):
@@ -78,11 +79,11 @@ class TensorIntegration(WithConstants):
     def forward(self, z: Tensor) -> Tensor:
         rows = z.flatten(1, 2)
         if self.weight is None:
-            table = self.value.new_zeros([self.num_rows * self.num_out]).index_add(0, self.place, self.value)
+            table = sum_rows(self.value, self.place, self.num_rows * self.num_out)
             return torch.matmul(table.view(self.num_rows, self.num_out).t(), rows)
-        entries = self.weight.index_select(0, self.path) * self.value.unsqueeze(1)
+        entries = take(self.weight, 0, self.path) * self.value.unsqueeze(1)
         features = self.weight.shape[1]
-        table = entries.new_zeros([self.num_rows * self.num_out, features]).index_add(0, self.place, entries)
+        table = sum_rows(entries, self.place, self.num_rows * self.num_out)
         per_feature = table.view(self.num_rows, self.num_out, features).permute(2, 0, 1)
         return torch.bmm(rows.permute(2, 0, 1), per_feature).permute(1, 2, 0)
 

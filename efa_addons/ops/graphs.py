@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from efa_addons.distributed import over_ranks
-from efa_addons.ops.scatter import sum_rows
+from efa_addons.ops.scatter import put_rows, sum_rows, take
 from efa_addons.ops.tracing import capturing, tracing, transformed
 
 
@@ -107,28 +107,25 @@ def graph_blocks(batch: Tensor, num_graphs: int) -> GraphBlocks:
 
 def to_blocks(x: Tensor, blocks: GraphBlocks) -> Tensor:
     """(N, ...) -> (B, b, ...), empty slots zero."""
-    flat = x.new_zeros([blocks.num_blocks * blocks.block_size, x.shape[1]]).index_copy(0, blocks.slot, x)
+    flat = put_rows(x, blocks.slot, blocks.num_blocks * blocks.block_size)
     return flat.view(blocks.num_blocks, blocks.block_size, x.shape[1])
 
 
 def from_blocks(x: Tensor, blocks: GraphBlocks) -> Tensor:
     """(B, b, ...) -> (N, ...)."""
-    return x.flatten(0, 1).index_select(0, blocks.slot)
+    return take(x.flatten(0, 1), 0, blocks.slot)
 
 
 def sum_over_graph(state: Tensor, blocks: GraphBlocks) -> Tensor:
     """Per-block sums (B, ...) -> the sum over each graph (G, ...)."""
     if blocks.one_each:
         return state
-    if torch.jit.is_scripting():
-        return state.new_zeros([blocks.num_graphs, state.shape[1], state.shape[2]]).index_add(0, blocks.graph, state)
-    else:
-        return sum_rows(state, blocks.graph, blocks.num_graphs)
+    return sum_rows(state, blocks.graph, blocks.num_graphs)
 
 
 def for_blocks(of_graph: Tensor, blocks: GraphBlocks) -> Tensor:
     """What belongs to a graph (G, ...) -> for each of its blocks (B, ...)."""
-    return of_graph if blocks.one_each else of_graph.index_select(0, blocks.graph)
+    return of_graph if blocks.one_each else take(of_graph, 0, blocks.graph)
 
 
 def not_alone(batch: Tensor, num_graphs: int) -> Tensor:
@@ -143,10 +140,10 @@ def center_positions(positions: Tensor, batch: Tensor, num_graphs: int) -> Tenso
     costs digits of the phase; given in double precision, positions are centred before they are rounded.
     """
     constant = positions.detach()
-    total = constant.new_zeros([num_graphs, 3]).index_add(0, batch, constant)
+    total = sum_rows(constant, batch, num_graphs)
     number = over_ranks(atoms_per_graph(batch, num_graphs))
     mean = over_ranks(total) / number.clamp(min=1).unsqueeze(1)
-    return positions - mean.index_select(0, batch)
+    return positions - take(mean, 0, batch)
 
 
 class PairBlocks(NamedTuple):
@@ -255,8 +252,7 @@ def device_pairs(batch: Tensor, num_graphs: int) -> List[PairBlocks]:
 def to_pair_blocks(x: Tensor, blocks: PairBlocks) -> Tensor:
     """(N, D) -> (B, b, D), empty slots zero."""
     if not blocks.in_order:
-        empty = x.new_zeros([blocks.num_blocks * blocks.block_size, x.shape[1]])
-        x = empty.index_copy(0, blocks.slot, x.index_select(0, blocks.atoms))
+        x = put_rows(take(x, 0, blocks.atoms), blocks.slot, blocks.num_blocks * blocks.block_size)
     return x.reshape(blocks.num_blocks, blocks.block_size, x.shape[1])
 
 
@@ -264,6 +260,6 @@ def from_pair_blocks(found: List[Tensor], layout: List[PairBlocks], num_atoms: i
     """One (B b, D) for each layout -> (N, D), zero for atoms in none of them."""
     if layout[0].in_order:
         return found[0]
-    rows = torch.cat([found[i].index_select(0, layout[i].slot) for i in range(len(found))], dim=0)
+    rows = torch.cat([take(found[i], 0, layout[i].slot) for i in range(len(found))], dim=0)
     atoms = torch.cat([blocks.atoms for blocks in layout], dim=0)
-    return rows.new_zeros([num_atoms, rows.shape[1]]).index_copy(0, atoms, rows)
+    return put_rows(rows, atoms, num_atoms)

@@ -22,6 +22,7 @@ from efa_addons.ops.backends import choice
 from efa_addons.ops.graphs import GraphBlocks, for_blocks, from_blocks, sum_over_graph, to_blocks
 from efa_addons.ops.grid import Grid
 from efa_addons.ops.parts import Waves
+from efa_addons.ops.scatter import take
 from efa_addons.ops.waves import ReadOut, State
 
 
@@ -54,7 +55,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, frequencies: Tens
         found = _plain(queries, turned, keys, values, points, frequencies, grid, blocks)
     else:
         found = _chunked(queries, turned, keys, values, points, frequencies, grid, blocks)
-    z = found[0] if len(found) == 1 else torch.cat(found, dim=1).index_select(1, grid.order)
+    z = found[0] if len(found) == 1 else take(torch.cat(found, dim=1), 1, grid.order)
     rows = from_blocks(z.transpose(1, 2).flatten(2), blocks).to(v.dtype)
     return rows.unflatten(1, [z.shape[1], v.shape[1], v.shape[2]])
 

@@ -176,3 +176,32 @@ def test_compile(name, compiler, atoms, randomized):
     for sizes in (TRACED, *OTHERS):
         with torch.compiler.set_stance("default" if sizes == TRACED else "fail_on_recompile"):
             assert_equal(compiled, eager, arguments(module, atoms, sizes))
+
+
+def loss_of_forces(module, names, weights, x, positions, batch, ptr):
+    """As hosts train: a loss of forces, by the weights."""
+    efa = torch.func.functional_call(module, dict(zip(names, weights, strict=True)), (x, positions, batch, ptr.shape[0] - 1))
+    (forces,) = torch.autograd.grad(efa.square().sum(), positions, create_graph=True)
+    return forces
+
+
+@pytest.mark.parametrize(
+    "name", ["block", slow("attention"), slow("tensor integration"), slow("block with tensor integration")]
+)
+def test_traces_of_training_have_no_index_add(name, atoms, randomized):
+    """See efa_addons.ops.scatter for why."""
+    module = randomized(MODULES[name]())
+    names, weights = zip(*module.named_parameters(), strict=True)
+
+    def step(weights, *tensors):
+        loss = loss_of_forces(module, names, weights, *tensors).square().sum()
+        return torch.autograd.grad(loss, [*weights, *tensors[:2]], allow_unused=True)
+
+    tensors = arguments(module, atoms, TRACED)
+    traced = make_fx(step, tracing_mode="symbolic", _allow_non_fake_inputs=True)(weights, *tensors)
+    for found, expected in zip(traced(weights, *tensors), step(weights, *tensors), strict=True):
+        assert torch.allclose(found, expected, rtol=1e-9, atol=1e-9) if expected is not None else found is None
+    nodes = [node for node in traced.graph.nodes if str(node.target).startswith("aten.")]
+    of_numbers = [node for node in nodes if isinstance(v := node.meta.get("val"), torch.Tensor) and v.is_floating_point()]
+    called = {str(node.target).split(".")[1].strip("_") for node in of_numbers}
+    assert "scatter_add" in called and not called & {"index_add", "index_put", "index_select", "embedding"}

@@ -43,11 +43,14 @@ def assert_same_efa(folder: Path, reference: Path, within: float) -> None:
         assert torch.allclose(parameter, expected[name], rtol=0, atol=within), name
 
 
-def test_compiled_training_equals_eager_training(workspace):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_compiled_training_equals_eager_training(workspace, monkeypatch, threads):
+    """Inductor's programs for several threads are others."""
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     options = [*SMALL, ONE_LAYER, QUADRATURE, *NARROW, "trainer.max_epochs=3"]
     mode = "+training_module.model.compile_mode="
     (compiled, folder), (eager, reference) = (
-        losses(workspace, m, "tutorial", *options, mode + m) for m in ("compile", "eager")
+        losses(workspace, f"{m}_{threads}", "tutorial", *options, mode + m) for m in ("compile", "eager")
     )
     assert len(compiled) == 6 and compiled == pytest.approx(eager, rel=1e-4)
     assert_same_efa(folder, reference, within=1e-3)
