@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from typing import TYPE_CHECKING, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from efa_addons.nn.checks import (
     width,
 )
 from efa_addons.nn.features import Dense, FeatureType, Select, WithConstants, components_of
+from efa_addons.nn.guard import GuardedWeights
 from efa_addons.nn.tensor_integration import TensorIntegration
 from efa_addons.ops.activations import ACTIVATIONS, gate
 from efa_addons.ops.cost import pairwise_up_to
@@ -64,7 +65,7 @@ def _at_least_single(x: Tensor) -> torch.dtype:
     return x.dtype if x.dtype == torch.float64 else torch.float32
 
 
-class EuclideanFastAttention(WithConstants):
+class EuclideanFastAttention(WithConstants, GuardedWeights):
     """EFA(n) = Σ_m λ_m D_qk^(-1/2) rot_u(q_n) · Σ_n' rot_u(k_n') ⊗ v_n' (arXiv:2412.08541, Eqs. 13-20; Eq. 23 below).
 
     Args:
@@ -198,6 +199,7 @@ class EuclideanFastAttention(WithConstants):
         self._add_projections(type_qk, type_v, parametrized, use_bias)
         self.method, self.activation = method, activation
         self.scale_qk = float(type_qk.dim**-0.5 / normalization)
+        self.normalization, self.type_qk = float(normalization), type_qk
         self.include_self = include_self
         self.tensor_integration = tensor_integration
         self.max_length, self.max_frequency, self.tolerance = float(max_length), float(max_frequency), float(tolerance)
@@ -306,6 +308,23 @@ class EuclideanFastAttention(WithConstants):
 
     def _grid(self) -> Grid:
         return Grid(self.directions, self.even, self.odd, self.order, self.num_directions, self.num_channels)
+
+    @torch.jit.unused
+    def function_settings(self) -> Dict[str, Any]:
+        """What the function of given weights follows from, beside their shapes."""
+        settings: Dict[str, Any] = {
+            "max_length": self.max_length,
+            "max_frequency": self.max_frequency,
+            "activation": self.activation,
+            "include_self": self.include_self,
+            "normalization": self.normalization,
+            "tensor_integration": self.tensor_integration,
+            "ti_max_degree_sph": self.max_degree_sph,
+            "ti_degree_scaling_constants": list(self.degree_constants),
+        }
+        for name, kind in (("_qk", self.type_qk), ("", self.output_type)):
+            settings[f"max_degree{name}"], settings[f"include_pseudotensors{name}"] = kind.max_degree, kind.pseudotensors
+        return settings
 
     def extra_repr(self) -> str:
         kind = self.output_type

@@ -98,14 +98,14 @@ class TestOptions:
 
     def test_normalization_divides(self, make, atoms):
         one, four = make(), make(normalization=4.0)
-        four.load_state_dict(one.state_dict())
+        four.load_state_dict(dict(one.state_dict()))  # without what tells of other settings
         (positions, batch, num_graphs), x = atoms(3, 2), random_inputs(one, 5)
         assert difference(4 * four(x, positions, batch, num_graphs), one(x, positions, batch, num_graphs)) < 1e-12
 
     def test_without_self_an_atom_sees_only_others(self, make, atoms):
         """A pair without the self term is the pair with it minus each atom alone."""
         with_self, without = make(include_self=True), make(include_self=False)
-        without.load_state_dict(with_self.state_dict())
+        without.load_state_dict(dict(with_self.state_dict()))
         positions, x = atoms(2).positions, random_inputs(without, 2)
         alone = with_self(x, positions, torch.arange(2))
         assert difference(without(x, positions), with_self(x, positions) - alone) < 1e-10
