@@ -6,8 +6,8 @@ Sections, in this order; --only takes some of them:
   nothing is timed;
 - limits, kernels: the card's own (matrix products, copies), and what the kernels reach of them;
 - attention: from 1000 to a million atoms and in batches of molecules, by each back end;
-- mace: steps of MACE with and without EFA, by e3nn and by cuEquivariance;
 - molecules: what would decide on a kernel for the sum over pairs;
+- mace: steps of MACE with and without EFA, by e3nn and by cuEquivariance;
 - reference: the JAX reference on the attention's problems.
 
 What is not installed is said in the table. Times are medians over repetitions, memory the peak of the allocator over what was
@@ -41,8 +41,8 @@ SECTIONS = {
     "limits": limits,
     "kernels": rates,
     "attention": attention,
-    "mace": mace,
     "molecules": molecules,
+    "mace": mace,  # after all that is timed in this process, see gpu_timing.on_device
     "reference": references,
 }
 

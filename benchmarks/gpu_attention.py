@@ -51,12 +51,12 @@ def attention(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
 
                     with backend(back_end), rounded_to(precision or backends.precision()), torch_tf32(precision == "tf32"):
                         row, found = measured(Row("attention", name, way, **vars(problem)), make, device, repeats)
+                    values = _compared(found, problem)
+                    row.difference = _difference(values, first)
                     if way == GRAPHED:
                         row.mib = None  # that of a graph is its own
-                    else:
-                        values = _compared(found, problem)
-                        row.difference = _difference(values, first)
-                        first = values if name == TORCH else first
+                    elif name == TORCH:
+                        first = values
                     yield row
 
 
@@ -135,6 +135,7 @@ def molecules(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
     for problem in problems:
         for form in (gpu_counts.KERNELS, gpu_counts.PAIRS):
             moved = gpu_counts.counted(form, problem, False).bytes
+            first: list[np.ndarray] | None = None
             for launched in ("forces",) if device.type == "cpu" else ("forces", GRAPHED):
 
                 def make(form: str = form, p: Problem = problem, graph: bool = launched == GRAPHED) -> Run:
@@ -142,7 +143,9 @@ def molecules(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
                     return graphed(run) if graph else run
 
                 with backend("triton"):
-                    row, _ = measured(Row("molecules", form, launched, **vars(problem)), make, device, repeats)
+                    row, found = measured(Row("molecules", form, launched, **vars(problem)), make, device, repeats)
+                values = _compared(found, problem)
+                row.difference, first = _difference(values, first), values
                 row.rate = 1e-6 * moved / row.ms if row.ms else None
                 row.mib = None if launched == GRAPHED else row.mib  # that of a graph is its own
                 yield row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -23,7 +23,15 @@ TASKS = {"inference": False, "training step": True}
 
 
 def mace(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
-    """Behind the gate that a freshly inserted EFA changes no energy."""
+    """Behind the gate that a freshly inserted EFA changes no energy; what the device does for it last, see `on_device`."""
+    alone: list[Callable[[], Row]] = []
+    yield from _timed(device, quick, repeats, alone)
+    for profiled in alone:
+        yield profiled()
+
+
+def _timed(device: torch.device, quick: bool, repeats: int, alone: list[Callable[[], Row]]) -> Iterator[Row]:
+    """Adds to `alone` what is to be profiled."""
     if importlib.util.find_spec("mace") is None:
         yield Row("MACE", E3NN, "inference", status=NOT_INSTALLED)
         return
@@ -50,7 +58,7 @@ def mace(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
         if ((energies[0] - energies[1]).abs() > 1e-6 * summed).any():  # a GPU adds up in any order
             changed = f"{energies[0].tolist()} to {energies[1].tolist()}"
             raise RuntimeError(f"gate: inserting EFA changed MACE's energy, {changed}")
-        yield from _steps(E3NN, models, batch, device, repeats)
+        yield from _steps(E3NN, models, batch, device, repeats, alone)
     if importlib.util.find_spec("cuequivariance_torch") is None:
         yield Row("MACE", CUEQ, "inference", status=NOT_INSTALLED)
         return
@@ -64,11 +72,16 @@ def mace(device: torch.device, quick: bool, repeats: int) -> Iterator[Row]:
         yield Row("MACE", CUEQ, "inference", status=in_a_line(error))
         return
     for structures in batches:
-        yield from _steps(CUEQ, models, batch_of(stock, structures), device, repeats)
+        yield from _steps(CUEQ, models, batch_of(stock, structures), device, repeats, alone)
 
 
 def _steps(
-    name: str, models: dict[str, torch.nn.Module], batch: dict[str, torch.Tensor], device: torch.device, repeats: int
+    name: str,
+    models: dict[str, torch.nn.Module],
+    batch: dict[str, torch.Tensor],
+    device: torch.device,
+    repeats: int,
+    alone: list[Callable[[], Row]],
 ) -> Iterator[Row]:
     """In alternation, for what a GPU and the CPU beside it do drifts by more than EFA adds."""
     from benchmarks.common import task
@@ -82,6 +95,9 @@ def _steps(
             model = models[contender.replace(LAUNCHED, WITH)]
             model.train(training).requires_grad_(training)  # an inference as MACE's calculators make it
             row = Row("MACE", contender, what, num_graphs, len(batch["positions"]) // num_graphs)
+            if not training and LAUNCHED not in contender:
+                profiled = replace(row, task=f"{what}{ON_DEVICE}")
+                alone.append(functools.partial(_on_device, profiled, model, batch, device, repeats))
             step = task(model, batch, training, "energy", training=training)
             run = functools.partial(_step, step, replays=not contender.endswith(LAUNCHED))
             row, _ = measured(row, lambda run=run: run, device, WARM_UP if device.type == "cuda" else 1)
@@ -90,10 +106,15 @@ def _steps(
         for row in rows:
             row.ms = None if row.status else next(times)
             yield row
-        if not training:
-            for row, run in zip([row for row in rows if not row.status], runs, strict=True):
-                if LAUNCHED not in row.contender:
-                    yield replace(row, task=f"{what}{ON_DEVICE}", ms=on_device(run, device, repeats), mib=None)
+
+
+def _on_device(row: Row, model: torch.nn.Module, batch: dict[str, torch.Tensor], device: torch.device, repeats: int) -> Row:
+    """Of an inference, launched: profilers are not at home in CUDA graphs."""
+    from benchmarks.common import task
+
+    model.train(False).requires_grad_(False)
+    step = task(model, batch, False, "energy", training=False)
+    return on_device(row, functools.partial(_step, step, replays=False), device, repeats)
 
 
 def _step(step: Run, replays: bool) -> None:

@@ -39,7 +39,8 @@ def measured(row: Row, build: Callable[[], Run], device: torch.device, repeats: 
     run = None  # with all that it holds
     gc.collect()
     if device.type == "cuda":
-        torch.cuda.empty_cache()
+        with contextlib.suppress(RuntimeError):  # after an illegal address everything fails: the row says whose it was
+            torch.cuda.empty_cache()
     return row, values
 
 
@@ -68,8 +69,20 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def on_device(run: Run, device: torch.device, repeats: int) -> float:
-    """Milliseconds that the device works for a call, whatever launching takes: all of its kernels, by torch's profiler."""
+def on_device(row: Row, run: Run, device: torch.device, repeats: int) -> Row:
+    """The row with the milliseconds that the device works for a call, whatever launching takes: all of its kernels.
+
+    By torch's profiler, which makes launching slower for the rest of the process: nothing is to be timed after it.
+    """
+    try:
+        row.ms = _profiled(run, device, repeats) or None
+        row.status = "" if row.ms else "the profiler saw nothing of the device"
+    except Exception as error:  # of the profiler's library: it may be another's
+        row.status = in_a_line(error)
+    return row
+
+
+def _profiled(run: Run, device: torch.device, repeats: int) -> float:
     kind = torch.profiler.ProfilerActivity.CUDA if device.type == "cuda" else torch.profiler.ProfilerActivity.CPU
     run()
     wait(device)
@@ -89,9 +102,13 @@ def graphed(run: Run) -> Run:
         for _ in range(3):
             run()
     torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        kept = run()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph):
+            kept = run()
+    except BaseException:
+        torch.cuda.set_stream(stream)  # a capture that fails may leave its own
+        raise
 
     def replay() -> Any:
         graph.replay()

@@ -42,8 +42,11 @@ def checks(device: torch.device) -> list[str]:
     lines = [f"check of triton's kernels on {device}, relative errors:"]
     for second, mixed in ((False, False), (True, False), (False, True), (True, True)):
         kind = Kind(device, torch.float32, second, mixed)
-        wrong, error = check(kind)
-        lines.append(f"  {kind}: " + (wrong or f"{error:.1e}"))
+        try:
+            wrong, error = check(kind)
+            lines.append(f"  {kind}: " + (wrong or f"{error:.1e}"))
+        except torch.OutOfMemoryError:
+            lines.append(f"  {kind}: no memory for the check")
     return lines
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import benchmarks.gpu
-from benchmarks import gpu_attention, gpu_counts, gpu_kernels, gpu_report
+from benchmarks import gpu_attention, gpu_counts, gpu_kernels, gpu_report, gpu_timing
 from benchmarks.contenders import AUTO, QUADRATURE, REFERENCE, TRANSLATION, _ours, build, missing
 from benchmarks.contest import gate
 from benchmarks.problems import TASKS, Problem, arrays
@@ -189,6 +189,17 @@ def test_differences():
     assert gpu_attention._difference([one, 1.5 * one], [one, one]) == 0.5
     assert np.isnan(gpu_attention._difference([one, np.nan * one], [one, one]))
     assert gpu_attention._difference([one], None) is None
+
+
+def test_gpu_says_where_the_profiler_saw_nothing(monkeypatch):
+    """None is no time, and what fails there ends nothing else."""
+    x, cpu = torch.randn(200, 200), torch.device("cpu")
+    assert 0 < gpu_timing.on_device(Row("MACE", "MACE", "inference"), lambda: x @ x, cpu, 2).ms < 1e3
+    row = gpu_timing.on_device(Row("MACE", "MACE", "inference"), lambda: 1 / 0, cpu, 2)
+    assert row.ms is None and row.status == "ZeroDivisionError: division by zero"
+    monkeypatch.setattr(torch.autograd.profiler_util.EventList, "key_averages", lambda *_, **__: [])
+    row = gpu_timing.on_device(Row("MACE", "MACE", "inference"), lambda: x @ x, cpu, 2)
+    assert row.ms is None and row.status == "the profiler saw nothing of the device"
 
 
 def test_gpu_targets():

@@ -76,8 +76,8 @@ class EuclideanFastAttention(WithConstants, GuardedWeights):
         max_frequency: b_max in radians; frequencies are linspace(0, b_max, F_qk/2)/max_length.
         method: "quadrature": over a Lebedev grid, linear in the number of atoms; "pairwise": the same integral done exactly,
             quadratic in the number of atoms; "auto": for each graph the cheaper one, and the quadrature where a grid is asked
-            for by lebedev_num or where sizes must not be looked at (GPU, torch.compile, torch.export). Pairwise there takes
-            all N² pairs of the batch, those of different graphs too.
+            for by lebedev_num or where sizes must not be looked at (GPU, torch.compile, torch.export). Pairwise waits for
+            them on a GPU; in traces it takes all N² pairs of the batch, those of different graphs too.
         lebedev_num: number of points of the Lebedev grid; none given: the smallest grid that meets `tolerance`. A warning says
             where its error is more than 1 % of the kernel at max_length.
         tolerance: error of the quadrature at the distance max_length.

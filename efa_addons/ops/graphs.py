@@ -244,7 +244,8 @@ def device_pairs(batch: Tensor, num_graphs: int) -> List[PairBlocks]:
     counts: List[int] = atoms_per_graph(here, num_graphs).tolist()
     layout: List[PairBlocks] = []
     for blocks in pair_blocks(here, counts, num_atoms):
-        atoms, slot = blocks.atoms.to(batch.device), blocks.slot.to(batch.device)
+        atoms = blocks.atoms.to(batch.device, non_blocking=True)
+        slot = atoms if blocks.in_order else blocks.slot.to(batch.device, non_blocking=True)
         layout.append(PairBlocks(atoms, slot, blocks.num_blocks, blocks.block_size, blocks.in_order, None))
     return layout
 

@@ -198,3 +198,9 @@ def test_doctor_tells(small, monkeypatch):
     assert all(float(line.split(": ")[1]) < 2e-6 for line in lines[1:])
     monkeypatch.setattr(triton_waves, "second_partials", lambda *_: 1 / 0)
     assert checks(CPU)[2] == "  second derivatives: they failed with ZeroDivisionError: division by zero"
+
+    def is_full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(triton_waves, "second_partials", is_full)
+    assert checks(CPU)[2] == "  second derivatives: no memory for the check"
