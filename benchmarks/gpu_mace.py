@@ -95,12 +95,12 @@ def _steps(
             model = models[contender.replace(LAUNCHED, WITH)]
             model.train(training).requires_grad_(training)  # an inference as MACE's calculators make it
             row = Row("MACE", contender, what, num_graphs, len(batch["positions"]) // num_graphs)
-            if not training and LAUNCHED not in contender:
-                profiled = replace(row, task=f"{what}{ON_DEVICE}")
-                alone.append(functools.partial(_on_device, profiled, model, batch, device, repeats))
             step = task(model, batch, training, "energy", training=training)
             run = functools.partial(_step, step, replays=not contender.endswith(LAUNCHED))
             row, _ = measured(row, lambda run=run: run, device, WARM_UP if device.type == "cuda" else 1)
+            if not (training or row.status or LAUNCHED in contender):
+                profiled = replace(row, task=f"{what}{ON_DEVICE}", ms=None, mib=None)
+                alone.append(functools.partial(_on_device, profiled, model, batch, device, repeats))
             rows, runs = rows + [row], runs + [run] * (not row.status)
         times = iter(medians(runs, device, ALTERNATIONS * repeats if device.type == "cuda" else 1))
         for row in rows:

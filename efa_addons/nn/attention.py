@@ -199,7 +199,6 @@ class EuclideanFastAttention(WithConstants, GuardedWeights):
         self._add_projections(type_qk, type_v, parametrized, use_bias)
         self.method, self.activation = method, activation
         self.scale_qk = float(type_qk.dim**-0.5 / normalization)
-        self.normalization, self.type_qk = float(normalization), type_qk
         self.include_self = include_self
         self.tensor_integration = tensor_integration
         self.max_length, self.max_frequency, self.tolerance = float(max_length), float(max_frequency), float(tolerance)
@@ -242,8 +241,25 @@ class EuclideanFastAttention(WithConstants, GuardedWeights):
             self.frequencies = nn.Parameter(frequencies.to(torch.get_default_dtype()))
         else:
             self.add_constant("frequencies", frequencies)
+        self.settings = self._settings(float(normalization), type_qk)  # see GuardedWeights
         self._warned_length = False
         self._warned_frequency = False
+
+    def _settings(self, normalization: float, type_qk: FeatureType) -> Dict[str, Any]:
+        settings: Dict[str, Any] = {
+            "activation": str(self.activation),
+            "include_self": bool(self.include_self),
+            "normalization": normalization,
+            "tensor_integration": bool(self.tensor_integration),
+            "ti_max_degree_sph": int(self.max_degree_sph),
+            "ti_degree_scaling_constants": list(self.degree_constants),
+        }
+        if not self.frequencies_trainable:  # which are among the weights
+            settings["max_frequency / max_length"] = self.max_frequency / self.max_length
+        for name, kind in (("_qk", type_qk), ("", self.output_type)):
+            settings[f"max_degree{name}"] = int(kind.max_degree)
+            settings[f"include_pseudotensors{name}"] = bool(kind.pseudotensors)
+        return settings
 
     def _add_projections(self, type_qk: FeatureType, type_v: FeatureType, parametrized: bool, use_bias: bool) -> None:
         """q, k, v: learned maps or the input itself, of the irreps that the input has."""
@@ -308,23 +324,6 @@ class EuclideanFastAttention(WithConstants, GuardedWeights):
 
     def _grid(self) -> Grid:
         return Grid(self.directions, self.even, self.odd, self.order, self.num_directions, self.num_channels)
-
-    @torch.jit.unused
-    def function_settings(self) -> Dict[str, Any]:
-        """What the function of given weights follows from, beside their shapes."""
-        settings: Dict[str, Any] = {
-            "max_length": self.max_length,
-            "max_frequency": self.max_frequency,
-            "activation": self.activation,
-            "include_self": self.include_self,
-            "normalization": self.normalization,
-            "tensor_integration": self.tensor_integration,
-            "ti_max_degree_sph": self.max_degree_sph,
-            "ti_degree_scaling_constants": list(self.degree_constants),
-        }
-        for name, kind in (("_qk", self.type_qk), ("", self.output_type)):
-            settings[f"max_degree{name}"], settings[f"include_pseudotensors{name}"] = kind.max_degree, kind.pseudotensors
-        return settings
 
     def extra_repr(self) -> str:
         kind = self.output_type

@@ -94,7 +94,7 @@ class EFABlock(WithConstants):
             with default_dtype(like.dtype), torch.random.fork_rng(devices=[]):
                 fresh = EFABlock(self.irreps_in, self.irreps_out, EFAConfig.from_dict(self.config), self.layout)
             fresh = fresh.to(like.device)
-            fresh.load_state_dict(self.state_dict())
+            fresh.load_state_dict(dict(self.state_dict()))
             fresh.train(self.training)
             for name, parameter in fresh.named_parameters():
                 parameter.requires_grad_(self.get_parameter(name).requires_grad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,28 +16,31 @@ _KEY = "efa_settings"
 class GuardedWeights(nn.Module):
     """A module whose state dicts tell the settings that no shape tells: in torch's metadata, without an entry of their own.
 
-    `load_state_dict` refuses weights of other settings, with which they would be another function. Where the metadata are lost
-    (a plain dictionary, a format without them) nothing is compared.
-    """
+    `load_state_dict` refuses weights of other settings, with which they would be another function. Where one of the two does
+    not tell (a plain dictionary, a format without metadata, a module of an earlier version) nothing is compared.
 
-    def function_settings(self) -> dict[str, Any]:
-        """By the names of options; plain values."""
-        raise NotImplementedError
+    Subclasses set `settings`, by the names of options: what the function of given weights follows from, in plain values.
+    """
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
-        if metadata is not None:
-            metadata[_KEY] = self.function_settings()
+        if metadata is not None and "settings" in vars(self):
+            metadata[_KEY] = dict(vars(self)["settings"])
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any], *rest: Any
     ) -> None:
-        saved, now = local_metadata.get(_KEY, {}), self.function_settings()
-        changed = [f"{k}: {now[k]} (the weights: {saved[k]})" for k in now if k in saved and now[k] != saved[k]]
+        saved, now = local_metadata.get(_KEY, {}), vars(self).get("settings", {})
+        changed = [f"{k}: {now[k]} (the weights: {saved[k]})" for k in now if k in saved and not _same(now[k], saved[k])]
         if changed:
             raise EFAError(
-                f"the weights of {prefix[:-1] or 'this attention'} were trained with other settings: {'; '.join(changed)}. "
+                f"the weights of {prefix[:-1] or 'this module'} were trained with other settings: {'; '.join(changed)}. "
                 "Build the module with those; to take the weights all the same: load_state_dict(dict(state_dict))."
             )
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal, or but for the last digits."""
+    return math.isclose(a, b, rel_tol=1e-9) if isinstance(a, float) and isinstance(b, float) else a == b

@@ -244,8 +244,9 @@ def device_pairs(batch: Tensor, num_graphs: int) -> List[PairBlocks]:
     counts: List[int] = atoms_per_graph(here, num_graphs).tolist()
     layout: List[PairBlocks] = []
     for blocks in pair_blocks(here, counts, num_atoms):
-        atoms = blocks.atoms.to(batch.device, non_blocking=True)
-        slot = atoms if blocks.in_order else blocks.slot.to(batch.device, non_blocking=True)
+        # CUDA has copied what is in common memory when the call returns
+        atoms = blocks.atoms.to(batch.device, non_blocking=batch.is_cuda)
+        slot = atoms if blocks.in_order else blocks.slot.to(batch.device, non_blocking=batch.is_cuda)
         layout.append(PairBlocks(atoms, slot, blocks.num_blocks, blocks.block_size, blocks.in_order, None))
     return layout
 

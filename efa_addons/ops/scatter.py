@@ -2,7 +2,8 @@
 
 Traces have gather and scatter instead of index_select, index_copy and index_add, and the derivatives of these are these again:
 Inductor turns index_add, the derivative of index_select, into programs that write beyond their tensors on a CPU with several
-threads (torch 2.13, https://github.com/pytorch/pytorch/issues/191837).
+threads (torch 2.13, https://github.com/pytorch/pytorch/issues/191837), and leaves scatter_add to torch there (its option
+cpp.fallback_scatter_reduce_sum, on by default).
 """
 
 from __future__ import annotations

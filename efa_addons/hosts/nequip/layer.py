@@ -20,6 +20,7 @@ from efa_addons.config import EFAConfig
 from efa_addons.errors import EFAError
 from efa_addons.nn.block import EFABlock
 from efa_addons.nn.checks import nan_if_periodic, refuse_periodic
+from efa_addons.nn.guard import GuardedWeights
 
 MODES = ("parallel", "sequential")
 MAX_LENGTH = "efa_max_length"  # among a model's metadata
@@ -29,7 +30,7 @@ _NO_MLIAP = (
 )
 
 
-class EFALayer(GraphModuleMixin, torch.nn.Module):
+class EFALayer(GraphModuleMixin, GuardedWeights):
     """x' = local(x) + EFA(x) (parallel, the paper's form), or y = local(x), x' = y + EFA(y) (sequential).
 
     A sequential block sees nothing of an atom without neighbours, whose local output is zero; a parallel one does.
@@ -51,6 +52,7 @@ class EFALayer(GraphModuleMixin, torch.nn.Module):
         source = local.irreps_in[AtomicDataDict.NODE_FEATURES_KEY] if mode == "parallel" else target
         self.efa = EFABlock(str(source), str(target), config)
         self.parallel = mode == "parallel"
+        self.settings = {"mode": mode}  # see GuardedWeights
         self.checks = checks
         self.max_length = float(config.max_length)
         self.enabled = True  # see `insert.without_efa`

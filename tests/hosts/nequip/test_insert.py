@@ -65,6 +65,15 @@ def test_a_fresh_model_is_the_stock_one_until_trained(ethanol):
     assert any(not torch.equal(p, first[name]) for name, p in efa_parameters(with_efa(seed=4)).items())
 
 
+def test_weights_of_the_other_form_are_refused():
+    """Where a layer's input and output have the same irreps no shape tells the forms apart."""
+    options = {"num_layers": 3, "parity": False}
+    parallel, sequential = (with_efa({"layers": [1]}, mode, **options) for mode in ("parallel", "sequential"))
+    with pytest.raises(EFAError, match="other settings: mode: sequential .the weights: parallel."):
+        sequential.load_state_dict(parallel.state_dict())
+    sequential.load_state_dict(dict(parallel.state_dict()))
+
+
 @pytest.mark.parametrize("efa", [{}, FULL], ids=["default", "full"])
 def test_sequential_forces_and_virial_are_derivatives(in_a_box, efa):
     model = randomize(with_efa(efa, "sequential"))
