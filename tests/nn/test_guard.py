@@ -73,8 +73,9 @@ def test_modules_of_an_earlier_version_tell_nothing():
     block(max_length=20.0).load_state_dict(state)
     old.load_state_dict(block(max_length=20.0).state_dict())
     old.version = "0.0.1"
-    renewed = copy.deepcopy(old)
-    assert renewed.attention.settings == block().attention.settings
+    for settings in ({}, {"normalization": 7.0}):  # of a version that meant something else by it
+        old.attention.settings = settings
+        assert copy.deepcopy(old).attention.settings == block().attention.settings
 
 
 def test_numbers_of_numpy_do_not_spoil_a_file():
