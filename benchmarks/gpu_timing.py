@@ -72,7 +72,8 @@ def wait(device: torch.device) -> None:
 def on_device(row: Row, run: Run, device: torch.device, repeats: int) -> Row:
     """The row with the milliseconds that the device works for a call, whatever launching takes: all of its kernels.
 
-    By torch's profiler, which makes launching slower for the rest of the process: nothing is to be timed after it.
+    By torch's profiler, which leaves launching slower for the rest of the process (pytorch pull request 146604): nothing is to
+    be timed after it.
     """
     try:
         row.ms = _profiled(run, device, repeats) or None
