@@ -178,13 +178,6 @@ def test_compile(name, compiler, atoms, randomized):
             assert_equal(compiled, eager, arguments(module, atoms, sizes))
 
 
-def loss_of_forces(module, names, weights, x, positions, batch, ptr):
-    """As hosts train: a loss of forces, by the weights."""
-    efa = torch.func.functional_call(module, dict(zip(names, weights, strict=True)), (x, positions, batch, ptr.shape[0] - 1))
-    (forces,) = torch.autograd.grad(efa.square().sum(), positions, create_graph=True)
-    return forces
-
-
 @pytest.mark.parametrize(
     "name", ["block", slow("attention"), slow("tensor integration"), slow("block with tensor integration")]
 )
@@ -193,9 +186,11 @@ def test_traces_of_training_have_no_index_add(name, atoms, randomized):
     module = randomized(MODULES[name]())
     names, weights = zip(*module.named_parameters(), strict=True)
 
-    def step(weights, *tensors):
-        loss = loss_of_forces(module, names, weights, *tensors).square().sum()
-        return torch.autograd.grad(loss, [*weights, *tensors[:2]], allow_unused=True)
+    def step(weights, x, positions, batch, ptr):
+        named = dict(zip(names, weights, strict=True))
+        energy = torch.func.functional_call(module, named, (x, positions, batch, ptr.shape[0] - 1)).square().sum()
+        (forces,) = torch.autograd.grad(energy, positions, create_graph=True)
+        return torch.autograd.grad(forces.square().sum(), [*weights, x, positions], allow_unused=True)
 
     tensors = arguments(module, atoms, TRACED)
     traced = make_fx(step, tracing_mode="symbolic", _allow_non_fake_inputs=True)(weights, *tensors)
